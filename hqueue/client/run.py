@@ -1,0 +1,157 @@
+"""One run: what is known of it, and how the server is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hqueue.client.output import Output
+    from hqueue.client.processes import Kill, Pack
+
+
+class Run:
+    """The facts about one run; `Runs` decides what follows from them.
+
+    Units: all times are the machine's monotonic seconds, which the runner and the next daemon share until it is
+    restarted.
+    """
+
+    __slots__ = (
+        "argv", "assignment", "boot", "ended_at", "environment", "halted_at", "halted_s", "job_id", "kill",
+        "kill_reason", "lost", "lost_message", "max_s", "output", "output_turn", "pack", "peak_kb", "pid", "report",
+        "report_at", "sent", "signal", "start", "started_at", "status", "token", "wants_halt", "wish_done",
+        "wish_number",
+    )  # fmt: skip
+
+    def __init__(self, token: str, output: Output, *, boot: str, assignment: dict[str, Any] | None = None) -> None:
+        self.token = token
+        self.output = output
+        self.boot = boot
+        self.assignment = assignment  # until it is known to have been started
+        self.job_id = (assignment or {}).get("jobId", 0)
+        self.max_s = float((assignment or {}).get("maxTime") or 0)
+        self.argv: list[str] = []
+        self.environment: dict[str, str] = {}
+        self.sent = False  # a runner may have started it
+        self.pid = 0  # the shell's; 0 until the runner has said it
+        self.start = 0.0  # the shell's start time, which tells it from a later process of that number
+        self.started_at = 0.0
+        self.halted_at: float | None = None
+        self.halted_s = 0.0
+        self.ended_at: float | None = None  # when the shell ended; other processes may still have to die
+        self.status = self.signal = self.peak_kb = 0
+        self.wants_halt = False
+        self.wish_number = 0  # of the latest wish
+        self.wish_done = 0  # of the latest wish carried out
+        self.kill_reason = ""  # set: we have begun to kill it
+        self.kill: Kill | None = None
+        self.pack: Pack | None = None
+        self.lost = False
+        self.lost_message = ""
+        self.report: dict[str, Any] | None = None  # set: all is over, and the server has not acknowledged it yet
+        self.report_at = 0.0
+        self.output_turn = 0
+
+    @classmethod
+    def from_entry(cls, token: str, entry: Mapping[str, Any], output: Output) -> Run:
+        """Build a run from what the journal says of it."""
+        run = cls(token, output, boot=str(entry.get("boot", "")), assignment=entry.get("assignment"))
+        run.job_id = entry.get("job", 0)
+        run.max_s = float(entry.get("max_s") or 0)
+        run.sent = True  # nobody knows, and a command must not run twice
+        if "at" in entry:
+            run.started(entry.get("pid", 0), entry.get("started", 0.0), entry["at"])
+        if "ended" in entry:
+            run.ended(*entry["ended"])
+        run.halted_at = entry.get("halted_at")
+        run.halted_s = float(entry.get("halted_s", 0.0))
+        run.wants_halt = run.halted_at is not None
+        run.wish_done = entry.get("wish_done", 0)
+        run.wish_number = entry.get("wish_number", run.wish_done)
+        run.kill_reason = str(entry.get("kill", ""))
+        run.report = entry.get("report")
+        return run
+
+    def started(self, pid: int, start: float, at: float) -> None:
+        """Note the process that executes the command."""
+        self.pid, self.start, self.started_at = pid, start, at
+        self.sent = True
+        self.assignment, self.argv, self.environment = None, [], {}
+
+    def ended(self, status: int, signal: int, peak_kb: int, at: float) -> None:
+        """Note how that process ended."""
+        self.status, self.signal, self.peak_kb, self.ended_at = status, signal, peak_kb, at
+
+    @property
+    def dying(self) -> bool:
+        """Tell whether we have begun to kill it."""
+        return bool(self.kill_reason) or self.lost
+
+    @property
+    def state(self) -> str:
+        """Return the word a heartbeat has for it."""
+        if self.report is not None:
+            return "ended"
+        if self.dying:
+            return "dying"
+        if self.halted_at is not None:
+            return "halted"
+        return "running" if self.pid else "held"
+
+    def seconds(self, now: float) -> float:
+        """Return how long it has been at work, without the time it was halted."""
+        if not self.started_at:
+            return 0.0
+        until = now if self.ended_at is None else self.ended_at
+        halted_s = self.halted_s + (max(0.0, until - self.halted_at) if self.halted_at is not None else 0.0)
+        return max(0.0, until - self.started_at - halted_s)
+
+    def overdue(self, now: float) -> bool:
+        """Tell whether it has used up its time."""
+        return bool(
+            self.max_s and self.pid and not self.dying and self.ended_at is None and self.seconds(now) >= self.max_s
+        )
+
+    def deadline(self, now: float) -> float:
+        """Return when its time will be used up."""
+        if not self.max_s or not self.pid or self.dying or self.halted_at is not None or self.ended_at is not None:
+            return float("inf")
+        return now + max(0.0, self.max_s - self.seconds(now))
+
+    def finish(self, outcome: str, message: str) -> None:
+        """Write the end report."""
+        killed = outcome == "killed"
+        if killed:
+            self.wish_done = max(self.wish_done, self.wish_number)
+        self.report = {
+            "token": self.token,
+            "outcome": outcome,
+            "exitCode": 128 + self.signal if self.signal else self.status,
+            "signal": self.signal,
+            "reason": self.kill_reason if killed else "",
+            "seconds": self.seconds(self.started_at if self.ended_at is None else self.ended_at),
+            "peakMemory": self.peak_kb,
+            "message": message,
+        }
+
+    def final_report(self) -> dict[str, Any]:
+        """Return the end report with what is known once the output is handed over."""
+        report = {**(self.report or {}), "outputBytes": self.output.sent}
+        if self.output.progress is not None:
+            report["progress"] = list(self.output.progress)
+        return report
+
+    def listed(self, now: float) -> dict[str, Any]:
+        """Return the run as a heartbeat lists it."""
+        entry: dict[str, Any] = {
+            "token": self.token,
+            "state": self.state,
+            "wish": self.wish_done,
+            "seconds": self.seconds(now),
+            "pid": self.pid,
+        }
+        if self.output.progress is not None:
+            entry["progress"] = list(self.output.progress)
+        return entry

@@ -1,0 +1,473 @@
+"""The daemon's view of its runs: take, follow, adopt, halt, kill, prove dead, report."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hqueue.client.environment import UnusableEnvironmentError
+from hqueue.client.output import Output
+from hqueue.client.processes import Kill, Pack, mark
+from hqueue.client.run import Run
+from hqueue.client.workspace import RefusedError, sentence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from hqueue.client.channel import Message
+    from hqueue.client.environment import Environment
+    from hqueue.client.journal import Journal
+    from hqueue.client.processes import System
+    from hqueue.client.workspace import Workspaces
+
+log = logging.getLogger(__name__)
+
+FOLLOW_EVERY_S = 0.4  # how often the output of running commands is looked at
+PIECE_BYTES = 128 * 1024  # of one run, while others have output too
+RESEND_PAUSE_S = 1.0
+
+
+class Starter(Protocol):
+    """What runs ask of the runner."""
+
+    @property
+    def problem(self) -> str:
+        """Return why no command can be started at present, as a sentence; "" if one can."""
+        ...
+
+    def start(self, order: Message) -> bool:
+        """Have a command started; False while there is no runner."""
+        ...
+
+    def spare(self, token: str) -> None:
+        """Have a run's group left alone when its leader ends; on its way when this returns."""
+        ...
+
+    def forget(self, token: str) -> None:
+        """Let go of a result that is in the daemon's journal."""
+        ...
+
+
+class Runs:
+    """Every run this client holds, from its assignment until the server has acknowledged its end.
+
+    One thread works on it. `news` says that the server should hear something at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        workspaces: Workspaces,
+        environment: Environment,
+        starter: Starter,
+        system: System,
+        key: str,
+        boot: str,
+        umask: int,
+    ) -> None:
+        self._journal = journal
+        self._workspaces = workspaces
+        self._environment = environment
+        self._starter = starter
+        self._system = system
+        self._key = key
+        self._boot = boot
+        self._umask = umask
+        self._runs: dict[str, Run] = {}
+        self._to_forget: list[str] = []
+        self._follow_at = 0.0
+        self._journal_failing = False
+        self.kill_grace_s = 10.0
+        self.terminating = False
+        self.news = False
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs.values())
+
+    # -- from the disk and the runner ----------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Take up what an earlier daemon left in the journal."""
+        for token, entry in self._journal.entries.items():
+            run = Run.from_entry(token, entry, self._output(token, entry))
+            self._runs[token] = run
+        self._workspaces.remove_strangers(self._runs)
+
+    def runner_there(self, entries: Iterable[Message], now: float) -> None:
+        """Compare with what a runner says it holds, and have started what it has never heard of."""
+        held = {str(entry["token"]): entry for entry in entries}
+        for token, entry in held.items():
+            if token not in self._runs:
+                # Nothing on our disk knows it: the server shall say what is to become of it.
+                self._runs[token] = Run(token, Output(self._path(token)), boot=self._boot)
+                self._journal.put(token, boot=self._boot, job=0)
+            self.runner_said({"event": "known", **entry}, now)
+        for run in self._runs.values():
+            if run.report is None and not run.lost and run.token not in held:
+                self._start(run)
+
+    def runner_died(self, entries: Mapping[str, Mapping[str, Any]], now: float) -> None:
+        """Kill what the dead runner had started, for nobody can learn any more how it ends; `entries`: its journal."""
+        for run in list(self._runs.values()):
+            if run.report is not None or run.lost:
+                continue
+            entry = entries.get(run.token, {})
+            if "ended_at" in entry:
+                self.runner_said({"event": "known", "token": run.token, **entry}, now)
+            elif run.ended_at is not None:
+                self._ended(run, now)
+            elif run.boot != self._boot:
+                self._finish(run, "lost", message="the machine was restarted while the command was running on it")
+            elif run.sent:
+                if not run.pid and "pid" in entry:
+                    run.started(entry["pid"], entry["started"], entry["at"])
+                self._lose(run, now)
+
+    def runner_said(self, event: Message, now: float) -> None:
+        """Take the runner's word on one run."""
+        run = self._runs.get(str(event.get("token")))
+        if run is None or run.report is not None:
+            # Its result is in our journal, or acknowledged even: the runner need not keep it.
+            self._to_forget.append(str(event.get("token")))
+            return
+        if event["event"] == "failed":
+            self._finish(run, "refused", message=f"the command could not be started: {event['message']}")
+            return
+        if "pid" in event:
+            if not run.pid:
+                log.info("Running job %s", run.job_id)
+                run.started(event["pid"], event["started"], event["at"])
+                self._journal.put(run.token, pid=run.pid, started=run.start, at=run.started_at, assignment=None)
+            if "ended_at" not in event and run.kill is None:
+                self._catch_up(run, now)
+        if "ended_at" in event:
+            run.ended(event["status"], event["signal"], event["peak"], event["ended_at"])
+            self._journal.put(run.token, ended=[run.status, run.signal, run.peak_kb, run.ended_at])
+            self._ended(run, now)
+
+    # -- from the server -----------------------------------------------------------------------------------------------
+
+    def take(self, assignments: Sequence[Mapping[str, Any]]) -> None:
+        """Put new assignments on the disk and start them; one that is known is only listed again."""
+        prepared: list[Run] = []
+        for assignment in assignments:
+            token = str(assignment["token"])
+            if token in self._runs:
+                continue
+            run = Run(token, Output(self._path(token)), boot=self._boot, assignment=dict(assignment))
+            self._runs[token] = run
+            if self.terminating:
+                self._finish(run, "refused", message="this client is about to stop")
+            elif self._starter.problem:
+                self._finish(run, "refused", message=self._starter.problem)
+            elif self._prepare(run):
+                fields = {"job": run.job_id, "boot": self._boot, "max_s": run.max_s, "assignment": run.assignment}
+                self._journal.put(token, **fields)
+                prepared.append(run)
+        try:
+            self._journal.flush()
+        except OSError as error:
+            for run in prepared:
+                self._journal.take_back(run.token)
+                self._finish(run, "refused", message=sentence(error, str(self._journal.path.parent)))
+            return
+        for run in prepared:
+            self._start(run)
+
+    def wish(self, wishes: Iterable[Mapping[str, Any]], now: float) -> None:
+        """Carry out what the server wants of runs; wishes carried out before are passed over."""
+        for wish in wishes:
+            run = self._runs.get(str(wish["token"]))
+            number = int(wish["number"])
+            if run is None or run.report is not None or number <= run.wish_done:
+                continue
+            if wish["wish"] == "die" or (wish["wish"] == "halt" and self.terminating):
+                run.wish_number = number
+                self._kill(run, str(wish.get("reason") or "cancelled"), now)
+            elif not run.dying:
+                run.wish_number, run.wants_halt = number, wish["wish"] == "halt"
+                self._halt_or_go_on(run, now)
+
+    def acknowledge(self, tokens: Iterable[str]) -> None:
+        """Forget runs whose end the server has taken note of."""
+        for token in tokens:
+            run = self._runs.get(token)
+            if run is not None and run.report is not None:
+                del self._runs[token]
+                self._journal.drop(token)
+                self._workspaces.remove(token)
+        if self.terminating and not self._runs:
+            self.news = True
+
+    def resend(self, wanted: Iterable[Mapping[str, Any]], now: float) -> None:
+        """Send output again from where the server says, before the end report is repeated."""
+        for entry in wanted:
+            run = self._runs.get(str(entry["token"]))
+            if run is not None:
+                run.output.server_has(int(entry["length"]))
+                run.report_at = now + RESEND_PAUSE_S
+
+    def terminate(self, now: float) -> None:
+        """Take no more runs, and cancel those that are halted; the others go on to their end."""
+        self.terminating = self.news = True
+        for run in list(self._runs.values()):
+            if run.halted_at is not None or run.wants_halt:
+                self._kill(run, "cancelled", now)
+
+    def kill_all(self, reason: str, now: float) -> None:
+        """Begin to kill every run."""
+        for run in list(self._runs.values()):
+            self._kill(run, reason, now)
+
+    # -- what the server is told ---------------------------------------------------------------------------------------
+
+    def listing(self, now: float) -> list[dict[str, Any]]:
+        """Return every run as a heartbeat lists it."""
+        return [run.listed(now) for run in self._runs.values()]
+
+    def reports(self, now: float, limit: int) -> list[dict[str, Any]]:
+        """Return end reports whose output has been handed over whole."""
+        found = []
+        for run in self._runs.values():
+            if run.report is not None and run.report_at <= now and run.output.delivered:
+                found.append(run.final_report())
+                if len(found) == limit:
+                    break
+        return found
+
+    def pieces(self, limit: int) -> list[tuple[str, int, bytes]]:
+        """Return output to send, `limit` bytes at most: token, offset, data. Ended runs first: reports wait for it."""
+        waiting = [run for run in self._runs.values() if not run.output.delivered]
+        waiting.sort(key=lambda run: (run.report is None, run.output_turn))
+        pieces = []
+        share = limit if len(waiting) == 1 else PIECE_BYTES
+        for run in waiting:
+            if limit <= 0:
+                break
+            run.output_turn += 1
+            offset, data = run.output.piece(min(limit, share))
+            limit -= len(data)
+            pieces.append((run.token, offset, data))
+        return pieces
+
+    def lengths(self, pieces: Sequence[tuple[str, int, bytes]], lengths: Sequence[int]) -> None:
+        """Take the server's answer to pieces: how much it has of each."""
+        for (token, _, _), length in zip(pieces, lengths, strict=True):
+            run = self._runs.get(token)
+            if run is None:
+                continue
+            run.output.server_has(int(length))
+            if run.output.delivered and run.report is not None:
+                run.output.finish()
+                self.news = True
+
+    @property
+    def ended_output(self) -> bool:
+        """Tell whether the output of an ended run is still to be handed over."""
+        return any(run.report is not None and not run.output.delivered for run in self._runs.values())
+
+    @property
+    def running_output(self) -> bool:
+        """Tell whether a running command has written something that is still to be handed over."""
+        return any(run.report is None and not run.output.delivered for run in self._runs.values())
+
+    @property
+    def condemned(self) -> str:
+        """Return what makes this machine unfit for work, as a sentence; "" if nothing does."""
+        for run in self._runs.values():
+            if run.kill is not None and run.kill.survivors:
+                pids = ", ".join(map(str, run.kill.survivors[:5]))
+                return f"process {pids} of job {run.job_id} would not die"
+        return ""
+
+    # -- as time goes by -----------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due: follow output, end what took too long, go on with kills."""
+        if now >= self._follow_at:
+            self._follow_at = now + FOLLOW_EVERY_S
+            for run in self._runs.values():
+                if run.pid and run.report is None and run.output.look():
+                    self._journal.put(run.token, shift=run.output.shift)
+        for run in list(self._runs.values()):
+            if run.report is not None:
+                if 0.0 < run.report_at <= now:
+                    run.report_at = 0.0
+                    self.news = True
+                continue
+            if run.overdue(now):
+                self._kill(run, "time", now)
+            if run.kill is not None and now >= run.kill.due:
+                self._go_on_killing(run, now)
+
+    def next_due(self, now: float) -> float:
+        """Return when `tick` has something to do next."""
+        due = float("inf")
+        for run in self._runs.values():
+            if run.report is not None:
+                due = min(due, run.report_at or due)
+                continue
+            due = min(due, self._follow_at if run.pid else due, run.deadline(now))
+            if run.kill is not None:
+                due = min(due, run.kill.due)
+        return due
+
+    def settle(self) -> None:
+        """Write the journal; only then may the runner forget the results that are in it."""
+        try:
+            self._journal.flush()
+        except OSError as error:
+            if not self._journal_failing:
+                log.error("%s; results wait in memory", sentence(error, str(self._journal.path.parent)))  # noqa: TRY400 - the sentence says it all
+            self._journal_failing = True
+            return
+        self._journal_failing = False
+        for token in self._to_forget:
+            self._starter.forget(token)
+        self._to_forget.clear()
+
+    # -- one run -------------------------------------------------------------------------------------------------------
+
+    def _path(self, token: str) -> str:
+        return self._workspaces.output(token)
+
+    def _output(self, token: str, entry: Mapping[str, Any]) -> Output:
+        output = Output(self._path(token), shift=int(entry.get("shift", 0)))
+        output.adopt()
+        if "output_bytes" in entry:
+            output.size = min(output.size, int(entry["output_bytes"]))
+        return output
+
+    def _prepare(self, run: Run) -> bool:
+        assignment = run.assignment or {}
+        try:
+            environment = self._environment.of(
+                assignment, self._workspaces.scratch(run.token), mark(self._key, run.token)
+            )
+            run.argv, remark = self._workspaces.prepare(
+                run.token, str(assignment["command"]), str(assignment.get("shell") or ""), environment
+            )
+        except (RefusedError, UnusableEnvironmentError) as error:
+            self._finish(run, "refused", message=str(error))
+            return False
+        run.environment = environment
+        if remark:
+            log.warning("job %s: %s", run.job_id, remark)
+        return True
+
+    def _start(self, run: Run) -> None:
+        if run.assignment is None or (not run.argv and not self._prepare(run)):
+            return
+        order = {
+            "order": "start",
+            "token": run.token,
+            "argv": run.argv,
+            "cwd": self._workspaces.scratch(run.token),
+            "output": str(self._path(run.token)),
+            "umask": self._umask,
+            "environment": run.environment,
+        }
+        # Kept until the runner has said that it started it: the connection may break before it hears of it.
+        run.sent = self._starter.start(order) or run.sent
+
+    def _catch_up(self, run: Run, now: float) -> None:
+        """Do what was wished before the run's process was known."""
+        if run.kill_reason:
+            self._begin_kill(run, now, gentle=True)
+        elif run.wish_number > run.wish_done:
+            self._halt_or_go_on(run, now)
+
+    def _halt_or_go_on(self, run: Run, now: float) -> None:
+        if not run.pid or run.ended_at is not None:
+            return
+        if run.wants_halt and run.halted_at is None:
+            self._pack(run).stop()
+            run.halted_at = now
+        elif not run.wants_halt and run.halted_at is not None:
+            run.halted_s += max(0.0, now - run.halted_at)
+            run.halted_at = None
+            self._pack(run).go_on()
+        run.wish_done = run.wish_number
+        fields = {"halted_at": run.halted_at, "halted_s": run.halted_s, "wish_done": run.wish_done}
+        self._journal.put(run.token, **fields)
+        log.info("job %s %s", run.job_id, "halted" if run.halted_at is not None else "goes on")
+        self.news = True
+
+    def _kill(self, run: Run, reason: str, now: float) -> None:
+        if run.dying or run.report is not None or run.ended_at is not None:
+            return
+        log.info("Cancelling job %s (%s)", run.job_id, reason)
+        run.kill_reason = reason
+        if not run.sent:
+            self._finish(run, "killed")
+            return
+        # On the disk before the first signal: however it ends from here on, it ended because of us.
+        self._journal.put(run.token, kill=reason, wish_number=run.wish_number)
+        self.settle()
+        if run.pid:
+            self._begin_kill(run, now, gentle=True)
+
+    def _begin_kill(self, run: Run, now: float, *, gentle: bool) -> None:
+        self._starter.spare(run.token)
+        run.kill = Kill(self._pack(run), self.kill_grace_s, gentle=gentle, now=now)
+        self._go_on_killing(run, now)
+
+    def _go_on_killing(self, run: Run, now: float) -> None:
+        kill = run.kill
+        if kill is None:
+            return
+        before = bool(kill.survivors)
+        kill.advance(now)
+        if bool(kill.survivors) != before:
+            self.news = True
+            log.warning("job %s: processes that would not die: %s", run.job_id, kill.survivors or "none any more")
+        if kill.gone and run.lost:
+            self._finish(run, "killed" if run.kill_reason else "lost", message=run.lost_message)
+        elif kill.gone and run.ended_at is not None:
+            self._finish(run, "killed")
+
+    def _ended(self, run: Run, now: float) -> None:
+        if not run.kill_reason:
+            self._finish(run, "exited")
+        elif run.kill is None:
+            # It ended while no daemon was there to see the kill through: what it left behind still has to go.
+            self._begin_kill(run, now, gentle=True)
+        else:
+            run.kill.look_soon(now)
+
+    def _lose(self, run: Run, now: float) -> None:
+        run.lost = True
+        run.lost_message = "the process that watched over the command was killed"
+        self._journal.put(run.token, lost=True, pid=run.pid or None, started=run.start or None, at=run.started_at)
+        self.settle()
+        run.kill = Kill(self._pack(run), self.kill_grace_s, gentle=False, now=now)
+        self._go_on_killing(run, now)
+
+    def _pack(self, run: Run) -> Pack:
+        if run.pack is None:
+            run.pack = Pack(mark(self._key, run.token), run.pid, run.start, self._system)
+        return run.pack
+
+    def _finish(self, run: Run, outcome: str, *, message: str = "") -> None:
+        if run.sent and run.output.look(closely=True):
+            self._journal.put(run.token, shift=run.output.shift)
+        run.finish(outcome, message)
+        if outcome == "refused":
+            log.warning("job %s refused: %s", run.job_id, message)
+            self._workspaces.remove(run.token)
+        else:
+            log.info("Finished job %s", run.job_id)
+            self._workspaces.clear_scratch(run.token)
+        if run.token in self._journal.entries:
+            self._journal.put(
+                run.token, report=run.report, output_bytes=run.output.size, assignment=None, wish_done=run.wish_done
+            )
+        if run.sent:
+            self._to_forget.append(run.token)
+        if run.output.delivered:
+            run.output.finish()
+            self.news = True

@@ -1,0 +1,214 @@
+"""What differs between SQLite, PostgreSQL and MySQL/MariaDB, and the upgrade of a store's tables.
+
+`store` holds the transactions; nothing outside these two modules knows which database it talks to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import event as sa_event
+
+from hqueue.errors import ConfigError, StoreUnavailableError
+from hqueue.schema import metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+WRITING: Final = "hqueue_writing"  # execution option of the connection that may write
+_BUSY_TIMEOUT_MS: Final = 10_000
+_LARGE_WAL_BYTES: Final = 64 * 1024 * 1024
+# Advisory locks are named by a number on PostgreSQL and by a text on MySQL.
+_LOCK_NUMBER: Final = 0x6871_7565_7565
+_LOCK_NAME: Final = "hqueue server"
+# Result codes of SQLite that mean "not now" rather than "a bug of ours".
+_SQLITE_UNAVAILABLE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+    },
+)
+
+
+def create_engine(url: str, *, pool_size: int, max_overflow: int) -> sa.Engine:
+    """Return an engine whose connections are set up for this store.
+
+    Errors: ConfigError when the URL cannot be used or its driver is not installed.
+    """
+    try:
+        parsed = sa.make_url(url)
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": 10}
+        if parsed.get_backend_name() == "sqlite":
+            engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000}, **options)
+            sa_event.listen(engine, "connect", _set_up_sqlite)
+            sa_event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        return sa.create_engine(parsed, pool_pre_ping=True, isolation_level="REPEATABLE READ", **options)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+        raise ConfigError(f"database_url {url!r} is not a database URL: {error}") from None
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"database_url needs the driver {error.name!r}, which is not installed: "
+            "install hqueue[postgresql] or hqueue[mysql]",
+        ) from None
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, and of which kind
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged submission survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    if cursor.execute("PRAGMA foreign_keys").fetchone() != (1,):
+        raise ConfigError("this SQLite library was built without foreign keys; use another one")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA wal_autocheckpoint=0")  # checkpoint() does it, away from the writers
+    cursor.execute("PRAGMA cache_size=-65536")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A transaction that reads first and writes later fails under load with "database is locked": say so at once.
+    writing = connection.get_execution_options().get(WRITING)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@contextlib.contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raise StoreUnavailableError where the database is unreachable, busy or full; everything else stays a bug."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if not is_unavailable(error):
+            raise
+        log.warning("the database cannot be used at the moment: %s", error.orig)
+        raise StoreUnavailableError from error
+    except sa.exc.TimeoutError as error:
+        raise StoreUnavailableError from error
+
+
+def is_unavailable(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether the database could not be used, as opposed to having been used wrongly."""
+    if error.connection_invalidated:
+        return True
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_UNAVAILABLE
+    return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
+
+
+class ServerLock:
+    """Keeps a second server away from a store; held until `release` or the death of the process."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._held: sqlite3.Connection | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Errors: ConfigError when another server has it. On databases over the network the lock belongs to the
+        writing connection: `acquire_on` takes it there.
+        """
+        path = sqlite_path(self._engine)
+        if path is None or self._held is not None:
+            return
+        # An exclusive transaction in a file of its own works on every platform and dies with its process.
+        held = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            held.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            held.close()
+            raise ConfigError(f"another server uses the store {path}; stop that one first") from None
+        self._held = held
+
+    def acquire_on(self, connection: sa.Connection) -> None:
+        """Take the lock on a new writing connection, where the database is one over the network."""
+        dialect = connection.dialect.name
+        if dialect == "postgresql":
+            taken = connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_NUMBER})").scalar()
+        elif dialect in {"mysql", "mariadb"}:
+            statement = sa.text("SELECT GET_LOCK(CONCAT(DATABASE(), :name), 0)")
+            taken = connection.execute(statement, {"name": f" {_LOCK_NAME}"}).scalar()
+        else:
+            return
+        connection.rollback()
+        if not taken:
+            raise ConfigError(f"another server uses the database {self._engine.url.database!r}; stop that one first")
+
+    def release(self) -> None:
+        """Give the lock back; harmless when it is not held."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+
+def sqlite_path(engine: sa.Engine) -> Path | None:
+    """Return the file of a SQLite store, None for another database or one in memory."""
+    database = engine.url.database
+    if engine.dialect.name != "sqlite" or not database or database == ":memory:":
+        return None
+    return Path(database)
+
+
+def checkpoint(engine: sa.Engine) -> None:
+    """Carry SQLite's write-ahead log over into the database file; nothing to do on other databases."""
+    path = sqlite_path(engine)
+    if path is None:
+        return
+    wal = path.with_name(path.name + "-wal")
+    large = wal.exists() and wal.stat().st_size > _LARGE_WAL_BYTES
+    with translated_errors(), contextlib.closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        # A TRUNCATE that waits for a reader holds up every writer: try, and leave it for the next time.
+        cursor.execute("PRAGMA busy_timeout=0")
+        try:
+            cursor.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if large else 'PASSIVE'})")
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            cursor.close()
+
+
+def alembic_config(connection: sa.Connection | None = None) -> Config:
+    """Return Alembic's settings, for a checkout and for an installed wheel alike."""
+    beside_package = Path(__file__).parent.parent / "migrations"
+    in_package = Path(__file__).parent / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(in_package if in_package.is_dir() else beside_package))
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Create the tables of an empty database, or bring an older store's up to date.
+
+    Errors: ConfigError for a database that holds tables which are not ours: it is never touched.
+    """
+    with translated_errors(), engine.connect().execution_options(**{WRITING: True}) as connection:
+        names = set(sa.inspect(connection).get_table_names())
+        connection.rollback()
+        foreign = names if "alembic_version" not in names else names - set(metadata.tables) - {"alembic_version"}
+        if foreign:
+            raise ConfigError(
+                f"the database {engine.url.render_as_string()} holds tables that are not ours "
+                f"({', '.join(sorted(foreign)[:5])}); give hqserver an empty database of its own "
+                "and never the original HQueue's",
+            )
+        with connection.begin():
+            command.upgrade(alembic_config(connection), "head")

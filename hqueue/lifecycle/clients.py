@@ -1,0 +1,313 @@
+"""What a client says, carried into runs and jobs; and what there is to tell it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue.errors import ClientRefusedError
+from hqueue.lifecycle.runs import (
+    KILLED,
+    LOST,
+    Report,
+    RunRow,
+    end_run,
+    fence,
+    fenced_runs,
+    open_runs,
+)
+from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
+from hqueue.matching import os_of
+from hqueue.schema import client, job, job_spec, run
+from hqueue.states import JobEvent
+from hqueue.store import Session, WakeScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is, and what its machine has."""
+
+    hostname: str
+    name: str
+    key: str
+    incarnation: int
+    port: int
+    cpus: int
+    platform: str
+    version: str
+    cpu_speed_mhz: float
+    machine: Mapping[str, Any]  # memory and diskCapacity in KB, installLocation, gpus: kept as sent
+
+    @property
+    def label(self) -> str:
+        """Return what people call it: `hostname`, or `hostname:name`."""
+        return f"{self.hostname}:{self.name}" if self.name else self.hostname
+
+    @property
+    def label_key(self) -> str:
+        """Return what tells it from others: hostnames do not depend on case, names do."""
+        return f"{self.hostname.lower()}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A run that a client says it holds."""
+
+    token: str
+    state: str  # held, running, halted, dying, ended
+    wish: int  # number of the last wish it has carried out
+    seconds: float  # not halted so far
+    pid: int | None
+    progress: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What there is to tell a client."""
+
+    assignments: list[dict[str, Any]]
+    wishes: list[dict[str, Any]]
+
+    def __bool__(self) -> bool:
+        return bool(self.assignments or self.wishes)
+
+
+def register(session: Session, identity: Identity, ip: str) -> int:
+    """Store a client that reports for the first time, or again, and return its id.
+
+    Same label and key: the newer incarnation wins. Same label and another key: refused while the known one is not
+    lost; otherwise the newcomer takes the row over, and what the old one held is lost.
+    Writes: the client; runs and jobs of one that is replaced.
+    Errors: ClientRefusedError.
+    """
+    connection = session.connection
+    query = sa.select(client.c.id, client.c.key, client.c.incarnation, client.c.lost, client.c.forgotten)
+    known = connection.execute(query.where(client.c.label_key == identity.label_key)).one_or_none()
+    values = _row(identity, ip, session.now_ms)
+    session.after_commit(WakeScheduler())
+    if known is None:
+        values |= {"description": "", "rules_json": "[]", "disabled": False, "refusals": 0, "refused_until": 0}
+        result = connection.execute(sa.insert(client).values(label_key=identity.label_key, **values))
+        key = result.inserted_primary_key
+        assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
+        return int(key[0])
+    if known.key == identity.key and identity.incarnation < known.incarnation and not known.forgotten:
+        raise ClientRefusedError(f"a newer daemon of {identity.label} has registered; this one is to stop")
+    if known.key != identity.key:
+        if not known.lost and not known.forgotten:
+            raise ClientRefusedError(
+                f"another machine is registered as {identity.label}; give this one a name (hqclient --name NAME)",
+            )
+        for row in open_runs(connection, known.id):
+            fence(session, row)
+            apply_to_current(session, row, JobEvent.RUN_LOST, Cause(f"another machine took over {identity.label}"))
+    connection.execute(sa.update(client).where(client.c.id == known.id).values(**values))
+    return int(known.id)
+
+
+def _row(identity: Identity, ip: str, now_ms: int) -> dict[str, Any]:
+    return {
+        "hostname": identity.hostname,
+        "name": identity.name,
+        "key": identity.key,
+        "incarnation": identity.incarnation,
+        "ip": ip,
+        "port": identity.port,
+        "cpus": identity.cpus,
+        "cpu_speed": identity.cpu_speed_mhz,
+        "platform": identity.platform,
+        "version": identity.version,
+        "machine_json": json.dumps(dict(identity.machine), ensure_ascii=False),
+        "condemned": "",
+        "lost": False,
+        "terminating": False,
+        "forgotten": False,
+        "last_heartbeat_at": now_ms,
+        "load": 0.0,
+    }
+
+
+def apply_to_current(session: Session, row: RunRow, event: JobEvent, cause: Cause) -> None:
+    """Tell a job of something that happened to a run, if that is the job's current one."""
+    query = sa.select(job.c.id).where(job.c.id == row.job_id, job.c.run_id == row.id)
+    if session.connection.execute(query).first() is not None:
+        apply(session, event, [row.job_id], cause)
+
+
+def take_reports(
+    session: Session,
+    client_id: int,
+    label: str,
+    reports: Sequence[Report],
+    max_rescues: int = MAX_RESCUES,
+) -> bool:
+    """Take how runs ended; tell whether any had not been known to have ended.
+
+    A token that is not this client's, or that nobody knows, changes nothing: the report is of no use to anybody.
+    """
+    if not reports:
+        return False
+    known = {row.token: row for row in _held(session.connection, client_id)}
+    ended = False
+    for report in reports:
+        row = known.pop(report.token, None)
+        if row is not None:
+            end_run(session, row, report, label=label, max_rescues=max_rescues)
+            ended = True
+    return ended
+
+
+def take_listing(
+    session: Session,
+    client_id: int,
+    label: str,
+    listing: Collection[Listed],
+    max_rescues: int = MAX_RESCUES,
+) -> None:
+    """Compare the runs a client holds with those it should hold.
+
+    A run that was listed once and is missing now is lost; one that was never listed, and is to die, never started;
+    a given-up one that is missing is dead.
+    """
+    listed = {each.token: each for each in listing}
+    for row in _held(session.connection, client_id):
+        said = listed.get(row.token)
+        if row.fenced:
+            if said is None:
+                end_run(session, row, Report(row.token, LOST), label=label)
+        elif said is not None:
+            _take_listed(session, row, said, label)
+        elif row.listed_at is not None:
+            gone = Report(row.token, LOST, message="the client does not have it any more")
+            end_run(session, row, gone, label=label, max_rescues=max_rescues)
+        elif row.wish == "die":
+            end_run(session, row, Report(row.token, KILLED, kill_reason=row.wish_reason), label=label)
+        elif row.abandoned_at is not None:
+            _come_back(session, row, label, halted=False)
+
+
+def _take_listed(session: Session, row: RunRow, said: Listed, label: str) -> None:
+    values: dict[str, Any] = {}
+    if row.listed_at is None:
+        values["listed_at"] = session.now_ms
+    if said.pid is not None and row.started_at is None:
+        values["pid"] = said.pid
+        values["started_at"] = max(row.assigned_at, session.now_ms - int(said.seconds * 1000))
+    confirmed = said.wish == row.wish_number > row.wish_confirmed
+    if confirmed:
+        values["wish_confirmed"] = row.wish_number
+    if values:
+        session.connection.execute(sa.update(run).where(run.c.id == row.id).values(**values))
+    if row.abandoned_at is not None:
+        _come_back(session, row, label, halted=said.state == "halted")
+    if confirmed and row.wish != "die":
+        event = JobEvent.HALTED if row.wish == "halt" else JobEvent.CONTINUED
+        apply_to_current(session, row, event, Cause(f"client {label}"))
+
+
+def _come_back(session: Session, row: RunRow, label: str, *, halted: bool) -> None:
+    session.connection.execute(sa.update(run).where(run.c.id == row.id).values(abandoned_at=None))
+    halted_jobs = frozenset({row.job_id} if halted else ())
+    apply_to_current(session, row, JobEvent.CLIENT_BACK, Cause(f"client {label} is back", halted=halted_jobs))
+
+
+def end_overtime(session: Session, tokens: Collection[str]) -> None:
+    """Wish runs dead whose client should have ended them for their time long ago."""
+    session.connection.execute(
+        sa.update(run)
+        .where(run.c.token.in_(tokens), run.c.closed_at.is_(None), run.c.wish != "die")
+        .values(wish="die", wish_reason="time", wish_number=run.c.wish_number + 1),
+    )
+
+
+def orders(connection: sa.Connection, client_id: int, listing: Collection[Listed]) -> Orders:
+    """Return what there is to tell a client that holds these runs: new ones, and wishes that it has not confirmed."""
+    tokens = {each.token: each for each in listing}
+    held = {row.token: row for row in open_runs(connection, client_id)}
+    # A run that is to die before its client has it is not handed out: the next heartbeat without it closes it.
+    fresh = [row for row in held.values() if row.listed_at is None and row.token not in tokens and row.wish != "die"]
+    wishes = [
+        _wish(row.token, row.wish, row.wish_number, row.wish_reason)
+        for row in held.values()
+        if row.wish_number > row.wish_confirmed and (row.token in tokens or row.wish != "die")
+    ]
+    if len(held.keys() & tokens.keys()) < len(tokens):
+        fenced = {row.token: row for row in fenced_runs(connection, client_id)}
+        for token in sorted(tokens.keys() - held.keys()):
+            row = fenced.get(token)
+            # Newer than what the client has carried out, or it would take it for an old one.
+            number = max(tokens[token].wish + 1, row.wish_number if row else 1)
+            wishes.append(_wish(token, "die", number, "unknown"))
+    return Orders(_assignments(connection, client_id, fresh), wishes)
+
+
+def _wish(token: str, wish: str, number: int, reason: str) -> dict[str, Any]:
+    return {"token": token, "wish": wish, "number": number, "reason": reason}
+
+
+_HELD_COLUMNS: Final = (
+    job.c.id,
+    job.c.name,
+    job_spec.c.command_json,
+    job_spec.c.shell,
+    job_spec.c.environment_json,
+    job_spec.c.tags_json,
+    job_spec.c.max_time_s,
+)
+
+
+def _assignments(connection: sa.Connection, client_id: int, fresh: Sequence[RunRow]) -> list[dict[str, Any]]:
+    if not fresh:
+        return []
+    where = sa.select(client.c.hostname, client.c.platform).where(client.c.id == client_id)
+    hostname, platform = connection.execute(where).one()
+    query = sa.select(*_HELD_COLUMNS, run.c.cpus).join(job_spec, job_spec.c.job_id == job.c.id)
+    query = query.join(run, run.c.open_job_id == job.c.id).where(job.c.id.in_([row.job_id for row in fresh]))
+    specs = {row.id: row for row in connection.execute(query)}
+    found = []
+    for row in fresh:
+        spec = specs.get(row.job_id)
+        if spec is None:
+            continue  # deleted in between; its run is told to die
+        command = json.loads(spec.command_json) if spec.command_json else ""
+        found.append(
+            {
+                "token": row.token,
+                "jobId": row.job_id,
+                "attempt": row.attempt,
+                "name": spec.name,
+                "command": command.get(os_of(platform), "") if isinstance(command, dict) else command,
+                "shell": spec.shell,
+                "environment": json.loads(spec.environment_json),
+                "maxTime": spec.max_time_s or 0,
+                "hosts": [hostname],
+                "tags": json.loads(spec.tags_json),
+                "cpus": spec.cpus,
+            },
+        )
+    return found
+
+
+def time_limits(connection: sa.Connection, client_id: int) -> dict[str, int]:
+    """Return, by token, the maxTime of the open runs of a client that have one."""
+    query = (
+        sa.select(run.c.token, job_spec.c.max_time_s)
+        .join(job_spec, job_spec.c.job_id == run.c.open_job_id)
+        .where(run.c.client_id == client_id, run.c.closed_at.is_(None), job_spec.c.max_time_s.is_not(None))
+    )
+    return {row.token: row.max_time_s for row in connection.execute(query)}
+
+
+def forget(session: Session, client_id: int) -> None:
+    """Hide a client that terminates; it returns with its id, groups and rules if it registers again."""
+    session.connection.execute(sa.update(client).where(client.c.id == client_id).values(forgotten=True))
+
+
+def _held(connection: sa.Connection, client_id: int) -> list[RunRow]:
+    return [*open_runs(connection, client_id), *fenced_runs(connection, client_id)]

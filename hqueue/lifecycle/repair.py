@@ -1,0 +1,134 @@
+"""What a start checks and mends. Having to mend something is a bug of ours, and is said in the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from hqueue.lifecycle.runs import fence
+from hqueue.lifecycle.runs import open_runs as runs_of_client
+from hqueue.lifecycle.status import Cause, apply
+from hqueue.schema import client, job, job_edge, run, wish
+from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus
+from hqueue.store import Session, chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_child: Final = job.alias("child")
+_UNSETTLED: Final = tuple(sorted(set(JobStatus) - SETTLED))
+
+
+def repair(session: Session) -> list[str]:
+    """Mend what no crash should have left behind; return a sentence for each thing that was mended.
+
+    Looks at unsettled jobs and open runs alone, so that a start does not read the whole history.
+    Writes: children counters, jobs, runs.
+    """
+    return [
+        *_recount(session),
+        *_release_held(session),
+        *_settle_waiting(session),
+        *_end_orphaned_runs(session),
+        *_take_back_jobs(session),
+    ]
+
+
+def recount(job_ids: Sequence[int] | None = None) -> sa.Select[tuple[int, int, int, int, int, int, int]]:
+    """Return a query: id, stored and recounted total, unsettled and unsuccessful children of unsettled parents."""
+    query = (
+        sa.select(
+            job.c.id,
+            job.c.children_total,
+            job.c.children_unsettled,
+            job.c.children_unsuccessful,
+            sa.func.count(_child.c.id).label("total"),
+            sa.func.coalesce(sa.func.sum(sa.case((_child.c.status.in_(_UNSETTLED), 1), else_=0)), 0).label("unsettled"),
+            sa.func.coalesce(
+                sa.func.sum(sa.case((_child.c.status.in_(sorted(UNSUCCESSFUL)), 1), else_=0)),
+                0,
+            ).label("unsuccessful"),
+        )
+        .select_from(job)
+        .outerjoin(job_edge, job_edge.c.parent_id == job.c.id)
+        .outerjoin(_child, _child.c.id == job_edge.c.child_id)
+        .group_by(job.c.id, job.c.children_total, job.c.children_unsettled, job.c.children_unsuccessful)
+    )
+    return query.where(job.c.id.in_(job_ids)) if job_ids is not None else query
+
+
+def _recount(session: Session) -> list[str]:
+    query = recount().where(job.c.status.in_(_UNSETTLED), job.c.children_total > 0)
+    found = session.connection.execute(query).all()
+    wrong = [row for row in found if tuple(row[1:4]) != tuple(row[4:7])]
+    for row in wrong:
+        session.connection.execute(
+            sa.update(job)
+            .where(job.c.id == row.id)
+            .values(
+                children_total=row.total,
+                children_unsettled=row.unsettled,
+                children_unsuccessful=row.unsuccessful,
+            ),
+        )
+    return [f"job {row.id}: children counted {tuple(row[1:4])}, are {tuple(row[4:7])}" for row in wrong]
+
+
+def _release_held(session: Session) -> list[str]:
+    """A job waits for a wish to reach its children; without a wish nobody would ever let it go."""
+    if session.connection.execute(sa.select(wish.c.id).limit(1)).first() is not None:
+        return []
+    query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.held_by_wish)
+    held = list(session.connection.execute(query).scalars())
+    for part in chunks(held):
+        session.connection.execute(sa.update(job).where(job.c.id.in_(part)).values(held_by_wish=False))
+    return [f"job {job_id}: waited for a wish that is gone" for job_id in held]
+
+
+def _settle_waiting(session: Session) -> list[str]:
+    waiting = sa.select(job.c.id).where(
+        job.c.status == JobStatus.QUEUED,
+        job.c.children_unsettled == 0,
+        ~job.c.held_by_wish,
+    )
+    early = sa.select(job.c.id).where(job.c.status == JobStatus.RUNNABLE, job.c.children_unsettled > 0)
+    mended = []
+    for query, event in ((waiting, JobEvent.LAST_CHILD_SETTLED), (early, JobEvent.CHILD_ADDED)):
+        ids = list(session.connection.execute(query).scalars())
+        apply(session, event, ids, Cause(message="mended at start"))
+        mended += [f"job {job_id}: {event.value}, which nobody had told it" for job_id in ids]
+    return mended
+
+
+def _end_orphaned_runs(session: Session) -> list[str]:
+    """An open run that its job does not know, and that nobody has told to die, would hold its client for ever."""
+    query = (
+        sa.select(run.c.id, run.c.client_id)
+        .outerjoin(job, job.c.run_id == run.c.id)
+        .where(run.c.closed_at.is_(None), run.c.wish != "die", job.c.id.is_(None))
+    )
+    orphans = session.connection.execute(query).all()
+    for run_id, _ in orphans:
+        session.connection.execute(
+            sa.update(run)
+            .where(run.c.id == run_id)
+            .values(wish="die", wish_reason="unknown", wish_number=run.c.wish_number + 1),
+        )
+    lost = sa.select(run.c.client_id, run.c.id).join(client, client.c.id == run.c.client_id)
+    lost = lost.outerjoin(job, job.c.run_id == run.c.id)
+    lost = lost.where(run.c.closed_at.is_(None), client.c.lost, job.c.id.is_(None))
+    for client_id, run_id in session.connection.execute(lost).all():
+        for row in runs_of_client(session.connection, client_id):
+            if row.id == run_id:
+                fence(session, row)
+    return [f"run {run_id}: open, but no job's current one; it is told to end" for run_id, _ in orphans]
+
+
+def _take_back_jobs(session: Session) -> list[str]:
+    """A job whose current run is closed would wait for its end for ever."""
+    open_run = sa.select(run.c.id).where(run.c.id == job.c.run_id, run.c.closed_at.is_(None)).exists()
+    query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.run_id.is_not(None), ~open_run)
+    ids = list(session.connection.execute(query).scalars())
+    apply(session, JobEvent.RUN_LOST, ids, Cause(message="its run is gone"))
+    return [f"job {job_id}: its run was closed without it" for job_id in ids]

@@ -1,0 +1,469 @@
+"""A graph of specifications becomes jobs, in one transaction: all or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
+from hqueue.lifecycle.status import Cause, ancestors, apply
+from hqueue.lifecycle.wishes import fall_under
+from hqueue.matching import Condition, Requirement, conditions_from, singles_of
+from hqueue.schema import job, job_edge, job_spec, requirement
+from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus, by_children
+from hqueue.store import Session, WakeScheduler, chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+
+    from hqueue.jobspec import JobSpec, SpecGraph
+
+_HOOKS: Final = ("on_success", "on_error", "on_cancel", "on_child_error")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A job that existed before."""
+
+    id: int
+    root_id: int
+    status: JobStatus
+    is_root: bool
+    requirement_id: int
+    submitted_by: str
+
+
+class _Submission:
+    """One submission on its way into the store."""
+
+    def __init__(
+        self,
+        session: Session,
+        graph: SpecGraph,
+        parent_id: int | None,
+        child_ids: Sequence[int],
+        requirement_ids: MutableMapping[str, int],
+    ) -> None:
+        self._session = session
+        self._connection = session.connection
+        self._graph = graph
+        self._jobs = graph.jobs
+        self._parent_id = parent_id
+        self._given_child_ids = tuple(child_ids)
+        self._requirement_ids = requirement_ids
+        self._requirements: dict[Requirement, int] = {}
+        self._conditions_of: dict[int, tuple[Condition, ...]] = {}  # existing roots
+        self._known = self._load_known()
+
+    def run(self) -> list[int]:
+        self._check_known()
+        jobs, count = self._jobs, len(self._jobs)
+        first_id = self._session.allocate("job", count)
+        roots = [self._root(index, first_id) for index in range(count)]
+        submitters = self._submitters()
+        statuses, unsettled, unsuccessful = self._statuses()
+        parents_of = self._parents()
+        job_rows, spec_rows = [], []
+        now = self._session.now_ms
+        for index, spec in enumerate(jobs):
+            conditions = self._conditions(index, roots, first_id)
+            status = statuses[index]
+            job_rows.append(
+                {
+                    "id": first_id + index,
+                    "root_id": roots[index],
+                    "is_root": not parents_of[index],
+                    "status": status,
+                    "requirement_id": self._requirement_id(_requirement(spec, conditions)),
+                    "priority": spec.priority,
+                    "has_command": spec.command is not None,
+                    "command_done": False,
+                    "pause_wished": False,
+                    "held_by_wish": False,
+                    "children_total": len(spec.children) + len(self._children(index)),
+                    "children_unsettled": unsettled[index],
+                    "children_unsuccessful": unsuccessful[index],
+                    "attempts": 0,
+                    "tries_left": spec.tries,
+                    "rescues": 0,
+                    "progress": 0.0,
+                    "queued_at": now,
+                    "runnable_at": now if status is JobStatus.RUNNABLE else None,
+                    "ended_at": now if status in SETTLED else None,
+                    "name": spec.name,
+                },
+            )
+            spec_rows.append(_spec_row(first_id + index, spec, submitters[index]))
+        self._insert(job_rows, spec_rows, self._edges(first_id, parents_of))
+        for index, spec in enumerate(jobs):
+            job_id, status = first_id + index, statuses[index]
+            self._session.record(job_id, "submitted", status)
+            for line in spec.log:
+                self._session.record(job_id, "note", status, line)
+        if JobStatus.RUNNABLE in statuses:
+            self._session.after_commit(WakeScheduler())
+        self._tell_parents(first_id, statuses, parents_of)
+        return list(range(first_id, first_id + count))
+
+    def _load_known(self) -> dict[int, _Known]:
+        """Load the existing jobs that the submission names."""
+        wanted = set(self._given_child_ids)
+        if self._parent_id is not None:
+            wanted.add(self._parent_id)
+        for spec in self._jobs:
+            wanted.update(spec.child_ids, spec.parent_ids)
+        known: dict[int, _Known] = {}
+        for part in chunks(sorted(wanted)):
+            query = (
+                sa.select(
+                    job.c.id,
+                    job.c.root_id,
+                    job.c.status,
+                    job.c.is_root,
+                    job.c.requirement_id,
+                    job_spec.c.submitted_by,
+                )
+                .join(job_spec, job_spec.c.job_id == job.c.id)
+                .where(job.c.id.in_(part))
+            )
+            for row in self._connection.execute(query):
+                known[row.id] = _Known(
+                    row.id, row.root_id, JobStatus(row.status), row.is_root, row.requirement_id, row.submitted_by
+                )
+        return known
+
+    def _check_known(self) -> None:
+        """Refuse unknown ids, cycles through existing jobs, and children below a cancelled job."""
+        if self._parent_id is not None and self._parent_id not in self._known:
+            raise UnknownJobError(_unknown("parent_id", self._parent_id))
+        for job_id in self._given_child_ids:
+            if job_id not in self._known:
+                raise UnknownJobError(_unknown("child_ids", job_id))
+        for index, spec in enumerate(self._jobs):
+            for key, ids in (("childrenIds", spec.child_ids), ("parentIds", spec.parent_ids)):
+                for place, job_id in enumerate(ids):
+                    if job_id not in self._known:
+                        raise UnknownJobError(_unknown(f"{self._path(index)}{key}[{place}]", job_id))
+        above = self._existing_parents()
+        if above:
+            self._check_above(above)
+
+    def _check_above(self, above: set[int]) -> None:
+        higher = ancestors(self._connection, above) | above
+        self._check_cycles(higher)
+        for part in chunks(sorted(higher)):
+            query = sa.select(job.c.id).where(job.c.id.in_(part), job.c.status == JobStatus.CANCELLED).limit(1)
+            cancelled = self._connection.execute(query).scalar()
+            if cancelled is not None:
+                raise JobStateError(
+                    f"job {cancelled} is cancelled and takes no new jobs below it; reschedule it first, "
+                    "or submit below another parent",
+                )
+
+    def _existing_parents(self) -> set[int]:
+        above = {job_id for spec in self._jobs for job_id in spec.parent_ids}
+        if self._parent_id is not None:
+            above.add(self._parent_id)
+        return above
+
+    def _check_cycles(self, higher: set[int]) -> None:
+        """Refuse an existing child that is above an existing parent of the same new jobs."""
+        if higher.isdisjoint(child for index in range(len(self._jobs)) for child in self._children(index)):
+            return
+        reach: dict[int, set[int]] = {}  # existing parent -> itself and its ancestors
+        for parent in self._existing_parents():
+            reach[parent] = ancestors(self._connection, [parent]) | {parent}
+        # Nodes: new jobs by index, existing ones by -id; an edge goes from a job to one that must be below it.
+        edges: dict[int, set[int]] = defaultdict(set)
+        for index, spec in enumerate(self._jobs):
+            edges[index].update(spec.children)
+            for child in self._children(index):
+                edges[index].add(-child)
+                edges[-child].update(-parent for parent, above in reach.items() if child in above and child != parent)
+            for parent in self._parent_ids(index):
+                edges[-parent].add(index)
+        cycle = _find_cycle(edges)
+        if cycle is not None:
+            names = " > ".join(f"job {-node}" if node < 0 else self._graph.path(node) for node in cycle)
+            raise CyclicGraphError(f"these jobs would be their own ancestors: {names}; leave one of the links out")
+
+    def _path(self, index: int) -> str:
+        path = self._graph.places.path(index)
+        return f"{path}." if path else ""
+
+    def _parent_ids(self, index: int) -> tuple[int, ...]:
+        """Return the existing parents of a job, in the order that decides its root."""
+        spec = self._jobs[index]
+        if index < self._graph.given and self._parent_id is not None:
+            return tuple(dict.fromkeys((self._parent_id, *spec.parent_ids)))
+        return spec.parent_ids
+
+    def _children(self, index: int) -> tuple[int, ...]:
+        """Return the existing jobs that become children of a job."""
+        ids = self._jobs[index].child_ids
+        if index < self._graph.given and self._given_child_ids:
+            return tuple(dict.fromkeys((*ids, *self._given_child_ids)))
+        return ids
+
+    def _root(self, index: int, first_id: int) -> int:
+        parents = self._parent_ids(index)
+        if parents:
+            return self._known[parents[0]].root_id
+        around = self._jobs[index].parent
+        while around is not None:
+            parents = self._parent_ids(around)
+            if parents:
+                return self._known[parents[0]].root_id
+            index, around = around, self._jobs[around].parent
+        return first_id + index
+
+    def _submitters(self) -> list[str]:
+        """A child without one takes its parent's; what stands around a specification comes before it in the list."""
+        names: list[str] = []
+        for index, spec in enumerate(self._jobs):
+            if spec.submitted_by is not None:
+                names.append(spec.submitted_by)
+            elif spec.parent is not None:
+                names.append(names[spec.parent])
+            else:
+                parents = self._parent_ids(index)
+                names.append(self._known[parents[0]].submitted_by if parents else "")
+        return names
+
+    def _conditions(self, index: int, roots: Sequence[int], first_id: int) -> tuple[Condition, ...]:
+        own = self._jobs[index].conditions
+        if own is not None:
+            return conditions_from(own)
+        root = roots[index]
+        if root >= first_id:
+            return conditions_from(self._jobs[root - first_id].conditions or ())
+        return self._root_conditions(root)
+
+    def _root_conditions(self, root_id: int) -> tuple[Condition, ...]:
+        if root_id not in self._conditions_of:
+            query = (
+                sa.select(requirement.c.spec_json)
+                .join(job, job.c.requirement_id == requirement.c.id)
+                .where(job.c.id == root_id)
+            )
+            text = self._connection.execute(query).scalar()
+            self._conditions_of[root_id] = Requirement.from_json(text).conditions if text else ()
+        return self._conditions_of[root_id]
+
+    def _requirement_id(self, wanted: Requirement) -> int:
+        known = self._requirements.get(wanted)
+        if known is None:
+            known = self._requirements[wanted] = requirement_id(self._session, wanted, self._requirement_ids)
+        return known
+
+    def _statuses(self) -> tuple[list[JobStatus], list[int], list[int]]:
+        """Return each job's status by its children, and how many of them are unsettled and unsuccessful."""
+        count = len(self._jobs)
+        statuses: list[JobStatus] = [JobStatus.QUEUED] * count
+        unsettled, unsuccessful = [0] * count, [0] * count
+        for index in self._children_first():
+            spec = self._jobs[index]
+            below = [statuses[child] for child in spec.children]
+            below += [self._known[child].status for child in self._children(index)]
+            unsettled[index] = sum(status not in SETTLED for status in below)
+            unsuccessful[index] = sum(status in UNSUCCESSFUL for status in below)
+            statuses[index] = by_children(
+                unsettled=unsettled[index],
+                unsuccessful=unsuccessful[index],
+                has_command=spec.command is not None,
+                command_done=False,
+                pause_wished=False,
+            )
+        return statuses, unsettled, unsuccessful
+
+    def _children_first(self) -> Iterable[int]:
+        """Yield the indexes so that every job comes after those below it."""
+        done = [False] * len(self._jobs)
+        for start in range(len(self._jobs)):
+            stack = [start]
+            while stack:
+                index = stack[-1]
+                waiting = [] if done[index] else [child for child in self._jobs[index].children if not done[child]]
+                if waiting:
+                    stack.extend(waiting)
+                    continue
+                stack.pop()
+                if not done[index]:
+                    done[index] = True
+                    yield index
+
+    def _parents(self) -> list[list[int]]:
+        """Return, per job, its parents: existing ones by id, new ones by -1 - index."""
+        parents = [list(self._parent_ids(index)) for index in range(len(self._jobs))]
+        for index, spec in enumerate(self._jobs):
+            for child in spec.children:
+                parents[child].append(-1 - index)
+        return parents
+
+    def _edges(self, first_id: int, parents_of: Sequence[Sequence[int]]) -> list[dict[str, int]]:
+        edges = [
+            {"parent_id": parent if parent >= 0 else first_id - 1 - parent, "child_id": first_id + index}
+            for index, parents in enumerate(parents_of)
+            for parent in parents
+        ]
+        edges.extend(
+            {"parent_id": first_id + index, "child_id": child}
+            for index in range(len(self._jobs))
+            for child in self._children(index)
+        )
+        return edges
+
+    def _insert(
+        self,
+        job_rows: list[dict[str, Any]],
+        spec_rows: list[dict[str, Any]],
+        edges: list[dict[str, int]],
+    ) -> None:
+        self._connection.execute(sa.insert(job), job_rows)
+        self._connection.execute(sa.insert(job_spec), spec_rows)
+        if edges:
+            self._connection.execute(sa.insert(job_edge), edges)
+        attached = sorted({child for index in range(len(self._jobs)) for child in self._children(index)})
+        for part in chunks([child for child in attached if self._known[child].is_root]):
+            self._connection.execute(sa.update(job).where(job.c.id.in_(part)).values(is_root=False))
+
+    def _tell_parents(self, first_id: int, statuses: Sequence[JobStatus], parents_of: Sequence[Sequence[int]]) -> None:
+        """Count the new children of existing parents; an unsettled one sends a parent back to wait."""
+        totals: dict[int, int] = defaultdict(int)
+        unsettled: dict[int, int] = defaultdict(int)
+        unsuccessful: dict[int, int] = defaultdict(int)
+        edges: list[tuple[int, int]] = []
+        for index, parents in enumerate(parents_of):
+            for parent in parents:
+                if parent < 0:
+                    continue
+                totals[parent] += 1
+                unsettled[parent] += statuses[index] not in SETTLED
+                unsuccessful[parent] += statuses[index] in UNSUCCESSFUL
+                edges.append((parent, first_id + index))
+        if not totals:
+            return
+        self._connection.execute(
+            _ADD_CHILDREN,
+            [
+                {"key_id": key, "total": totals[key], "unsettled": unsettled[key], "unsuccessful": unsuccessful[key]}
+                for key in totals
+            ],
+        )
+        for parent, child in edges:
+            self._session.record(parent, "child added", self._known[parent].status, f"job {child}")
+        waiting = [key for key in totals if unsettled[key]]
+        apply(self._session, JobEvent.CHILD_ADDED, waiting, Cause(message="a child was added"))
+        fall_under(self._session, edges)
+
+
+_ADD_CHILDREN: Final = (
+    sa.update(job)
+    .where(job.c.id == sa.bindparam("key_id"))
+    .values(
+        children_total=job.c.children_total + sa.bindparam("total"),
+        children_unsettled=job.c.children_unsettled + sa.bindparam("unsettled"),
+        children_unsuccessful=job.c.children_unsuccessful + sa.bindparam("unsuccessful"),
+    )
+)
+
+
+def submit(
+    session: Session,
+    graph: SpecGraph,
+    requirement_ids: MutableMapping[str, int],
+    parent_id: int | None = None,
+    child_ids: Sequence[int] = (),
+) -> list[int]:
+    """Store the jobs of a graph and return their ids, in the graph's order.
+
+    `requirement_ids` is a cache of the requirement table, digest to id, kept for the store's lifetime.
+    Errors: UnknownJobError, CyclicGraphError, JobStateError; nothing is stored then.
+    """
+    return _Submission(session, graph, parent_id, child_ids, requirement_ids).run()
+
+
+def requirement_id(session: Session, wanted: Requirement, known: MutableMapping[str, int]) -> int:
+    """Return the id of a requirement, stored now if it is new."""
+    text = wanted.to_json()
+    digest = Requirement.digest(text)
+    key = session.recall(known, digest)
+    if key is None:
+        key = session.connection.execute(sa.select(requirement.c.id).where(requirement.c.digest == digest)).scalar()
+        if key is None:
+            result = session.connection.execute(sa.insert(requirement).values(digest=digest, spec_json=text))
+            stored = result.inserted_primary_key
+            assert stored is not None  # noqa: S101 - every database gives the id of the row it has just stored
+            key = stored[0]
+        session.remember(known, digest, key)
+    return int(key)
+
+
+def _requirement(spec: JobSpec, conditions: tuple[Condition, ...]) -> Requirement:
+    return Requirement(
+        conditions=conditions,
+        cpus=spec.cpus,
+        singles=singles_of(spec.tags),
+        platforms=tuple(sorted(spec.command)) if isinstance(spec.command, dict) else (),
+        resources=tuple(sorted(spec.resources.items())) if spec.resources else (),
+        min_hosts=spec.min_hosts,
+        max_hosts=spec.max_hosts,
+    )
+
+
+def _spec_row(job_id: int, spec: JobSpec, submitted_by: str) -> dict[str, Any]:
+    hooks = {name: value for name in _HOOKS if (value := getattr(spec, name))}
+    return {
+        "job_id": job_id,
+        "command_json": None if spec.command is None else _dumps(spec.command),
+        "shell": spec.shell,
+        "environment_json": _dumps(dict(spec.environment)) if spec.environment else "{}",
+        "tags_json": _dumps(spec.tags) if spec.tags else "[]",
+        "inherits_conditions": spec.conditions is None,
+        "max_time_s": spec.max_time_s,
+        "tries": spec.tries,
+        "description": spec.description,
+        "submitted_by": submitted_by,
+        "email_to": ",".join(spec.email_to),
+        "email_reasons": ",".join(spec.email_reasons),
+        "hooks_json": _dumps(hooks) if hooks else None,
+        "show_blocked_warning": True,
+    }
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _dumps(value: Any) -> str:
+    return _encode(value)
+
+
+def _unknown(place: str, job_id: int) -> str:
+    return f"{place}: there is no job {job_id}; give the id of an existing job, or leave it out"
+
+
+def _find_cycle(edges: Mapping[int, set[int]]) -> list[int] | None:
+    """Return a cycle, its first node repeated at the end, or None."""
+    state: dict[int, int] = {}  # 1: on the path, 2: done
+    for start in list(edges):
+        if start in state:
+            continue
+        path = [start]
+        iterators = [iter(edges.get(start, ()))]
+        state[start] = 1
+        while path:
+            following = next(iterators[-1], None)
+            if following is None:
+                state[path.pop()] = 2
+                iterators.pop()
+            elif state.get(following) == 1:
+                return [*path[path.index(following) :], following]
+            elif following not in state:
+                state[following] = 1
+                path.append(following)
+                iterators.append(iter(edges.get(following, ())))
+    return None

@@ -1,0 +1,62 @@
+"""What has to be done every few seconds: memory to the store, wishes carried on, the write-ahead log kept small."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from hqueue import lifecycle
+from hqueue.lifecycle.runs import store_progress
+from hqueue.schema import client
+
+if TYPE_CHECKING:
+    from hqueue.roster import Roster
+    from hqueue.store import Session, Store
+
+log = logging.getLogger(__name__)
+
+LEDGER_INTERVAL_S: Final = 3.0
+CHECKPOINT_INTERVAL_S: Final = 5.0
+
+_SAVE_CLIENT: Final = (
+    sa.update(client)
+    .where(client.c.id == sa.bindparam("key_id"))
+    .values(load=sa.bindparam("new_load"), last_heartbeat_at=sa.bindparam("seen_at"))
+)
+
+
+def save_roster(store: Store, roster: Roster) -> int:
+    """Write what heartbeats brought since the last time, all of it in one transaction; return how many rows."""
+    seen = [live for live in list(roster.clients.values()) if live.unsaved]
+    moved = {job_id: each for job_id, each in list(roster.progress.items()) if each.unsaved}
+    if not seen and not moved:
+        return 0
+    # Before the rows: what arrives in between is written again the next time, not forgotten.
+    for live in seen:
+        live.unsaved = False
+    for each in moved.values():
+        each.unsaved = False
+
+    def write(session: Session) -> None:
+        if seen:
+            session.connection.execute(
+                _SAVE_CLIENT,
+                [{"key_id": live.id, "new_load": live.load, "seen_at": live.last_heartbeat_at} for live in seen],
+            )
+        store_progress(session, {job_id: (each.numerator, each.denominator) for job_id, each in moved.items()})
+
+    store.write_soon(write).result()
+    return len(seen) + len(moved)
+
+
+def carry_wishes_on(store: Store) -> int:
+    """Carry unfinished wishes to their end, a small step a transaction; return how many steps that took."""
+    steps = 0
+    more = True
+    while more:
+        with store.writing() as session:
+            more = lifecycle.step(session)
+        steps += more
+    return steps

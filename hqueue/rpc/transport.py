@@ -1,0 +1,302 @@
+"""The standard library's SimpleXMLRPCServer made fit for a farm.
+
+It keeps that class's contract (registration, `serve_forever`, `shutdown`, `server_close`) and replaces what carries the
+calls: one selector loop owns every connection, so an idle or hostile one costs a file descriptor and never a thread.
+Small calls that wait for nothing are answered on the loop; all others by a few workers.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import selectors
+import socket
+import threading
+from collections import deque
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from xmlrpc.server import SimpleXMLRPCServer
+
+from hqueue.rpc import http
+from hqueue.rpc.connection import Connection
+from hqueue.rpc.dispatch import Method, MethodTable, Where
+from hqueue.rpc.handler import Page, RequestHandler
+from hqueue.rpc.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hqueue.clock import Clock
+    from hqueue.rpc.http import Head
+
+__all__ = ["FarmServer", "Limits", "Page"]
+
+_log = logging.getLogger(__name__)
+
+_POLL_S: Final = 0.5
+"""Longest real wait of the loop: how late a time limit may be noticed."""
+_SWEEP_S: Final = 1.0
+_ACCEPTS_PER_TURN: Final = 256
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class FarmServer(SimpleXMLRPCServer):
+    """An XML-RPC server over HTTP/1.x for thousands of connections.
+
+    table: the methods; `register_function` and `register_instance` add to it.
+    get_page: answers GET and HEAD for a path (without its query), on a worker; without it they are 404.
+    Errors: OSError when the address cannot be listened on.
+    """
+
+    request_queue_size = 1024  # with the library's 5, a burst of 64 connects waits for seconds
+    allow_reuse_address = True
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        table: MethodTable,
+        *,
+        clock: Clock,
+        limits: Limits | None = None,
+        get_page: Callable[[str], Page] | None = None,
+    ) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        self.limits = limits or Limits()
+        self.table = table
+        self.unsent = 0
+        self.now = clock.monotonic()
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
+        self._clock = clock
+        self._connections: set[Connection] = set()
+        self._answers: deque[tuple[Connection, list[bytes], bool]] = deque()
+        self._later: deque[Connection] = deque()
+        self._no_room = False
+        self._full = False
+        self._next_sweep = self.now
+        self._handler = RequestHandler(table, self, get_page)
+        self._state = threading.RLock()  # a signal handler may call shutdown() in the middle of anything
+        self.stopping = False
+        self._serving: int | None = None
+        self._stopped = threading.Event()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.settimeout(0)
+        self._wake_sender.settimeout(0)
+        self._waking = False
+        super().__init__(address, logRequests=False, allow_none=True)  # closes the server if it cannot listen
+        self.socket.settimeout(0)
+
+    # --- The library's contract ---
+
+    def serve_forever(self, poll_interval: float = _POLL_S) -> None:
+        """Serve until `shutdown`; return at once if that came before."""
+        with self._state:
+            if self.stopping:
+                return
+            self._serving = threading.get_ident()
+        try:
+            self._serve(poll_interval)
+        finally:
+            with self._state:
+                self.stopping = True
+                self._serving = None
+            self._stopped.set()
+
+    def shutdown(self) -> None:
+        """Stop accepting, answer what was handed on (for `shutdown_s` at most), close, and wait until that is done.
+
+        Safe before `serve_forever`, twice, from any thread and from a signal handler; on the loop's own thread it does
+        not wait.
+        """
+        with self._state:
+            self.stopping = True
+            serving = self._serving
+        self._wake()
+        if serving is not None and serving != threading.get_ident():
+            self._stopped.wait()
+
+    def server_close(self) -> None:
+        """Stop, and release the address and every connection."""
+        self.shutdown()
+        super().server_close()
+        for connection in list(self._connections):
+            connection.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+        self.selector.close()
+
+    def register_function(self, function: Any = None, name: str | None = None) -> Any:
+        """Add a function to the method table; it runs on a worker."""
+        if function is None:
+            return partial(self.register_function, name=name)
+        self.table.add_method(Method(name or function.__name__, function, Where.WORKER))
+        return function
+
+    def register_instance(self, instance: Any, allow_dotted_names: bool = False) -> None:
+        """Add the marked methods of an object to the method table.
+
+        Errors: ValueError for dotted names, which would let callers walk attributes.
+        """
+        if allow_dotted_names:
+            raise ValueError("the method table is closed; dotted names are not looked up")
+        self.table.add(instance)
+
+    def _dispatch(self, method: str, params: Any) -> Any:
+        value = self.table.dispatch(method, params)
+        return value.result() if isinstance(value, Future) else value
+
+    # --- The loop ---
+
+    def _serve(self, poll_interval: float) -> None:
+        self._handler.start()
+        self.selector.register(self.socket, selectors.EVENT_READ, self._accept)
+        self.selector.register(self._wake_receiver, selectors.EVENT_READ, self._woken)
+        while not self.stopping:
+            self._turn(poll_interval)
+        self._finish(poll_interval)
+
+    def _turn(self, poll_interval: float) -> None:
+        events = self.selector.select(0 if self._later or self._answers else poll_interval)
+        self.now = self._clock.monotonic()
+        for key, ready in events:
+            if isinstance(key.data, Connection):
+                self._step(key.data, key.data.on_event, ready)
+            else:
+                key.data()
+        while self._answers:
+            connection, pieces, keep = self._answers.popleft()
+            if not connection.closed:
+                self._step(connection, self._complete, connection, pieces, keep)
+        for _ in range(len(self._later)):
+            connection = self._later.popleft()
+            self._step(connection, connection.advance)
+        if self.now >= self._next_sweep:
+            self._next_sweep = self.now + _SWEEP_S
+            self._sweep()
+
+    def _step(self, connection: Connection, step: Callable[..., None], *arguments: Any) -> None:
+        try:
+            step(*arguments)
+        except Exception:  # noqa: BLE001 - one connection's trouble is not the others'
+            _log.exception("the connection from %s failed and is closed", connection.peer)
+            connection.close()
+
+    def _complete(self, connection: Connection, pieces: list[bytes], keep: bool) -> None:
+        connection.answer(pieces, keep=keep)
+        connection.advance()
+
+    def _sweep(self) -> None:
+        for connection in [each for each in self._connections if each.deadline <= self.now]:
+            self._step(connection, connection.expire)
+        if self._no_room:
+            self._accept_again()
+
+    def _finish(self, poll_interval: float) -> None:
+        """Answer what was handed on, and close."""
+        until = self._clock.monotonic() + self.limits.shutdown_s
+        if not self._no_room:
+            self.selector.unregister(self.socket)
+        self.socket.close()
+        for connection in list(self._connections):
+            connection.close_unless_answering()
+        while self._connections and self._clock.monotonic() < until:
+            self._turn(poll_interval)
+        if self._connections:
+            _log.warning("stopping with %d requests that could not be answered in time", len(self._connections))
+        for connection in list(self._connections):
+            connection.close()
+        self._handler.stop()
+        self.selector.unregister(self._wake_receiver)
+
+    def _wake(self) -> None:
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            self._wake_sender.send(b"\0")
+        except OSError:  # full: the loop will wake anyway; closed: there is no loop any more
+            _log.debug("nothing to wake")
+
+    def _woken(self) -> None:
+        self._wake_receiver.recv(4096)
+        self._waking = False  # before the answers are looked at: one that comes later wakes again
+
+    # --- New connections ---
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                accepted, address = self.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._stop_accepting(error)
+                return
+            self._welcome(accepted, address[0].removeprefix("::ffff:"))
+
+    def _welcome(self, accepted: socket.socket, peer: str) -> None:
+        limit = self.limits.max_connections
+        if len(self._connections) >= limit + _ACCEPTS_PER_TURN:
+            accepted.close()
+            return
+        try:
+            accepted.settimeout(0)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection = Connection(accepted, peer, self)
+        except OSError as error:
+            _log.debug("a connection from %s was gone at once: %s", peer, error)
+            accepted.close()
+            return
+        self._connections.add(connection)
+        if len(self._connections) > limit:
+            if not self._full:
+                self._full = True
+                _log.warning("refusing connections: there are %d, the last from %s", limit, peer)
+            text = f"this server has {limit} connections, as many as it takes; try again shortly\n"
+            self._step(connection, connection.refuse, http.text_answer(503, text))
+
+    def _stop_accepting(self, error: OSError) -> None:
+        """Leave new connections in the kernel's queue; asking for them again at once would only spin."""
+        if error.errno not in _NO_ROOM:
+            _log.exception("cannot accept connections at the moment")
+        else:
+            _log.warning("cannot accept connections at the moment: %s", error.strerror)
+        self.selector.unregister(self.socket)
+        self._no_room = True
+
+    def _accept_again(self) -> None:
+        self._no_room = False
+        if not self.stopping:
+            self.selector.register(self.socket, selectors.EVENT_READ, self._accept)
+
+    # --- What connections ask for ---
+
+    def go_on_later(self, connection: Connection) -> None:
+        """Let the other connections have their turn before this one's next requests."""
+        self._later.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Drop a closed connection."""
+        self._connections.discard(connection)
+        if len(self._connections) < self.limits.max_connections:
+            self._full = False
+        if self._no_room:
+            self._accept_again()
+
+    def handle(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+        """Have a request answered, on this thread or by a worker."""
+        self._handler.handle(connection, head, body)
+
+    def on_loop(self) -> bool:
+        """Tell whether this is the loop's own thread."""
+        return threading.get_ident() == self._serving
+
+    def post(self, connection: Connection, pieces: list[bytes], *, keep: bool) -> None:
+        """Send an answer, from whichever thread has it."""
+        if self.on_loop():
+            connection.answer(pieces, keep=keep)
+        else:
+            self._answers.append((connection, pieces, keep))
+            self._wake()

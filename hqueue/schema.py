@@ -1,0 +1,311 @@
+"""The tables.
+
+Columns that end in `_at` are moments: whole milliseconds since 1970, UTC (BIGINT on every database, so that they
+sort, compare and copy alike). Columns that end in `_json` hold compact JSON text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.mysql import LONGTEXT
+
+from hqueue.states import HOLDS_RUN, SETTLED, JobStatus
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    },
+)
+
+# MySQL compares and sorts like the others only byte by byte, and its TEXT ends at 64 KiB.
+_OPTIONS: Final[dict[str, Any]] = {
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mysql_engine": "InnoDB",
+    "mariadb_charset": "utf8mb4",
+    "mariadb_collate": "utf8mb4_bin",
+    "mariadb_engine": "InnoDB",
+    "sqlite_autoincrement": True,
+}
+_NO_AUTOINCREMENT: Final = {name: value for name, value in _OPTIONS.items() if name != "sqlite_autoincrement"}
+LongText = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
+# SQLite gives out ids only for the type INTEGER, which there has 64 bits.
+Id = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def one_of(column: str, values: Any) -> str:
+    """Return the SQL text that allows a column these values only."""
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+# Highest number given out so far, by name: job, run, event. One row each, changed in the transaction that uses the
+# numbers, so that no number is ever used again and events are numbered in commit order on every database.
+counter = Table(
+    "counter",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+    **_NO_AUTOINCREMENT,
+)
+
+# Everything that decides where a job may go, once per distinct value.
+requirement = Table(
+    "requirement",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("spec_json", LongText, nullable=False),
+    **_OPTIONS,
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("root_id", BigInteger, nullable=False),
+    Column("is_root", Boolean, nullable=False),  # has no parents now; root_id never changes with it
+    Column("status", String(16), nullable=False),
+    Column("requirement_id", Id, ForeignKey("requirement.id"), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("has_command", Boolean, nullable=False),
+    Column("command_done", Boolean, nullable=False),
+    Column("pause_wished", Boolean, nullable=False),
+    Column("held_by_wish", Boolean, nullable=False),  # an unfinished reschedule still has its children in hand
+    Column("children_total", Integer, nullable=False),
+    Column("children_unsettled", Integer, nullable=False),
+    Column("children_unsuccessful", Integer, nullable=False),
+    Column("run_id", BigInteger),  # the current run; its token is the only one that may change this job
+    Column("attempts", Integer, nullable=False),
+    Column("tries_left", Integer, nullable=False),
+    Column("rescues", Integer, nullable=False),
+    Column("progress", Double, nullable=False),
+    Column("progress_numerator", Double),
+    Column("progress_denominator", Double),
+    Column("queued_at", BigInteger, nullable=False),
+    Column("runnable_at", BigInteger),
+    Column("started_at", BigInteger),  # first assignment since the last reschedule
+    Column("ended_at", BigInteger),
+    Column("exit_code", Integer),
+    Column("name", LongText, nullable=False),
+    CheckConstraint(one_of("status", JobStatus), name="status"),
+    CheckConstraint(
+        f"({one_of('status', sorted(SETTLED))}) = (ended_at IS NOT NULL)",
+        name="settled_has_end",
+    ),
+    CheckConstraint(
+        f"(run_id IS NOT NULL) = ({one_of('status', sorted(HOLDS_RUN))}) OR status = 'paused'",
+        name="holds_run",
+    ),
+    CheckConstraint("children_unsettled >= 0 AND children_unsuccessful >= 0", name="counters"),
+    CheckConstraint("tries_left >= 0 AND priority >= 0", name="not_negative"),
+    **_NO_AUTOINCREMENT,
+)
+# The order in which a tick takes runnable jobs: SPEC 6.1.
+Index("ix_job_schedule", job.c.status, job.c.requirement_id, job.c.priority.desc(), job.c.root_id, job.c.id)
+Index("ix_job_roots", job.c.is_root, job.c.status, job.c.id)
+Index("ix_job_root_id", job.c.root_id)
+
+# What a job was submitted with and a tick never looks at, apart so that the rows above stay short.
+job_spec = Table(
+    "job_spec",
+    metadata,
+    Column("job_id", Id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("command_json", LongText),  # a text, or a text per platform
+    Column("shell", Text, nullable=False),
+    Column("environment_json", LongText, nullable=False),
+    Column("tags_json", LongText, nullable=False),
+    Column("inherits_conditions", Boolean, nullable=False),
+    Column("max_time_s", Integer),
+    Column("tries", Integer, nullable=False),
+    Column("description", LongText, nullable=False),
+    Column("submitted_by", LongText, nullable=False),
+    Column("email_to", LongText, nullable=False),
+    Column("email_reasons", Text, nullable=False),
+    Column("hooks_json", LongText),  # onSuccess, onError, onCancel, onChildError, as far as given
+    Column("show_blocked_warning", Boolean, nullable=False),
+    **_NO_AUTOINCREMENT,
+)
+
+job_edge = Table(
+    "job_edge",
+    metadata,
+    Column("parent_id", Id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("child_id", Id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Index("ix_job_edge_child_id", "child_id", "parent_id"),
+    **_NO_AUTOINCREMENT,
+)
+
+# A job's history and the farm's change feed in one. Rows outlive their job: the feed tells of deleted ones.
+event = Table(
+    "event",
+    metadata,
+    Column("seq", Id, primary_key=True, autoincrement=False),
+    Column("job_id", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("message", LongText, nullable=False),
+    Index("ix_event_job_id", "job_id", "seq"),
+    **_NO_AUTOINCREMENT,
+)
+
+client = Table(
+    "client",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("label_key", String(512), nullable=False, unique=True),  # lower-case label: two spellings are one machine
+    Column("hostname", String(255), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("incarnation", BigInteger, nullable=False),
+    Column("ip", String(64), nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("cpus", Integer, nullable=False),
+    Column("cpu_speed", Double, nullable=False),  # MHz
+    Column("platform", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("machine_json", LongText, nullable=False),  # memory, installLocation, diskCapacity, gpus
+    Column("description", LongText, nullable=False),
+    Column("rules_json", LongText, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("condemned", LongText, nullable=False),  # "" or why it takes no more work
+    Column("lost", Boolean, nullable=False),
+    Column("terminating", Boolean, nullable=False),
+    Column("forgotten", Boolean, nullable=False),
+    Column("last_heartbeat_at", BigInteger, nullable=False),
+    Column("load", Double, nullable=False),
+    Column("refusals", Integer, nullable=False),  # in a row; they lengthen the pause
+    Column("refused_until", BigInteger, nullable=False),
+    **_OPTIONS,
+)
+
+# One attempt of a job on a client: the truth about the client's capacity.
+# A run without `closed_at` is open. A closed run that is `fenced` was given up without proof of death: until its
+# client says that it is gone it counts against the client's CPUs, and the client is told to kill it.
+# `job_id` is no foreign key: a deleted job's open run stays until its death is proved.
+run = Table(
+    "run",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("token", String(64), nullable=False, unique=True),
+    Column("job_id", BigInteger, nullable=False),
+    Column("open_job_id", BigInteger, unique=True),  # job_id while open: no job has two open runs
+    Column("client_id", Id, ForeignKey("client.id"), nullable=False),
+    Column("requirement_id", Id, ForeignKey("requirement.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("cpus", Integer, nullable=False),
+    Column("fenced", Boolean, nullable=False),
+    Column("wish", String(8), nullable=False),
+    Column("wish_number", Integer, nullable=False),
+    Column("wish_confirmed", Integer, nullable=False),
+    Column("wish_reason", String(32), nullable=False),
+    Column("assigned_at", BigInteger, nullable=False),
+    Column("listed_at", BigInteger),  # when the client first said that it holds the run on its disk
+    Column("started_at", BigInteger),
+    Column("closed_at", BigInteger),
+    Column("abandoned_at", BigInteger),  # when its client was lost; unset once it is back
+    Column("pid", Integer),
+    Column("outcome", String(16), nullable=False),  # "" while open
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("message", LongText, nullable=False),
+    Column("seconds", Double),  # that it was not halted
+    Column("peak_memory_kb", BigInteger),
+    Column("output_bytes", BigInteger),
+    CheckConstraint(one_of("wish", ("run", "halt", "die")), name="wish"),
+    CheckConstraint("(closed_at IS NULL) = (open_job_id IS NOT NULL)", name="open"),
+    CheckConstraint("closed_at IS NOT NULL OR NOT fenced", name="fenced_is_closed"),
+    Index("ix_run_job_id", "job_id", "id"),
+    Index("ix_run_client_closed", "client_id", "closed_at"),
+    Index("ix_run_fenced", "fenced", "client_id"),
+    **_NO_AUTOINCREMENT,
+)
+
+# What was asked of a job and is to be carried to its relatives, in small steps that a crash may interrupt.
+wish = Table(
+    "wish",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("action", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    **_OPTIONS,
+)
+wish_job = Table(
+    "wish_job",
+    metadata,
+    Column("position", Id, primary_key=True),
+    Column("wish_id", Id, ForeignKey("wish.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("child_cursor", BigInteger, nullable=False),  # its children up to this id have been looked at
+    UniqueConstraint("wish_id", "job_id"),
+    Index("ix_wish_job_state", "wish_id", "state", "position"),
+    Index("ix_wish_job_job_id", "job_id"),
+    **_OPTIONS,
+)
+
+client_group = Table(
+    "client_group",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    **_OPTIONS,
+)
+client_group_member = Table(
+    "client_group_member",
+    metadata,
+    Column("group_id", Id, ForeignKey("client_group.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("client_id", Id, ForeignKey("client.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Index("ix_client_group_member_client_id", "client_id"),
+    **_NO_AUTOINCREMENT,
+)
+
+resource = Table(
+    "resource",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("maximum", BigInteger),  # unset: unlimited
+    Column("per_machine", Boolean, nullable=False),
+    **_OPTIONS,
+)
+
+note_thread = Table(
+    "note_thread",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", BigInteger, unique=True),
+    Column("client_id", BigInteger, unique=True),
+    **_OPTIONS,
+)
+note = Table(
+    "note",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("thread_id", Id, ForeignKey("note_thread.id", ondelete="CASCADE"), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("text", LongText, nullable=False),
+    Index("ix_note_thread_id", "thread_id", "id"),
+    **_OPTIONS,
+)

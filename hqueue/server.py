@@ -1,0 +1,275 @@
+"""Puts the server together, starts it in order, stops it in reverse; nothing else constructs a service."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue import __version__, lifecycle, maintenance
+from hqueue.clock import SystemClock
+from hqueue.errors import ConfigError, HQueueError
+from hqueue.joblogs import JobLogs
+from hqueue.poker import Poker
+from hqueue.roster import Roster
+from hqueue.rpc.clients import Clients
+from hqueue.rpc.dispatch import MethodTable
+from hqueue.rpc.farm import FarmMethods
+from hqueue.rpc.groups import Groups
+from hqueue.rpc.jobs import Jobs
+from hqueue.rpc.limits import Limits
+from hqueue.rpc.pages import Pages
+from hqueue.rpc.queue import Queue
+from hqueue.rpc.transport import FarmServer
+from hqueue.scheduler import INTERVAL_S, Scheduler
+from hqueue.schema import client
+from hqueue.service import PeriodicService
+from hqueue.store import AwaitTick, DeleteLogs, PokeClient, RunWishes, Store, WakeScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hqueue.clock import Clock
+    from hqueue.config import ServerConfig
+    from hqueue.store import Instruction
+
+log = logging.getLogger(__name__)
+
+# The interpreter lets a busy thread run this long before another gets its turn; the loop answers everybody.
+_SWITCH_INTERVAL_S: Final = 0.001
+_CLIENT_STOP_S: Final = 15.0
+
+
+class Server:
+    """One farm's server: store, scheduler, services and the port.
+
+    Errors: ConfigError from the constructor or `start` when the configuration cannot be used, the store belongs to
+    another server or the port is taken.
+    """
+
+    def __init__(self, config: ServerConfig, clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
+        self._config = config
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._opened = ExitStack()
+        self.store = Store(
+            config.database_url,
+            clock=clock,
+            pool_size=config.pool_size,
+            max_overflow=config.max_overflow,
+        )
+        self.roster = Roster(clock)
+        self.logs = JobLogs(config.job_logs_dir, max_output_bytes=config.max_output_bytes)
+        self.scheduler = Scheduler(self.store, self.roster, clock, config)
+        self._poker = Poker(self.roster, clock)
+        self._ticker = self._service("scheduler", self._tick, clock, INTERVAL_S)
+        self._wishes = self._service("wishes", self._carry_wishes_on, clock, None)
+        self._ledger = self._service("ledger", self._save_roster, clock, maintenance.LEDGER_INTERVAL_S)
+        self._checkpoints = self._service(
+            "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
+        )
+        self._farm = FarmMethods(
+            store=self.store,
+            roster=self.roster,
+            logs=self.logs,
+            config=config,
+            clock=clock,
+        )
+        self.table = self._method_table(clock)
+        self._transport: FarmServer | None = None
+        self._clock = clock
+
+    @property
+    def url(self) -> str:
+        """Return the address under which this machine reaches the server."""
+        assert self._transport is not None  # noqa: S101 - asked for after start
+        host, port = str(self._transport.server_address[0]), self._transport.server_address[1]
+        shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not listened on
+        return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+
+    def start(self) -> None:
+        """Open the store, mend what a crash left, then serve."""
+        with ExitStack() as opened:
+            self.store.open()
+            opened.callback(self.store.close)
+            opened.callback(self.logs.close)
+            opened.callback(self._farm.close)
+            with self.store.writing() as session:
+                for sentence in lifecycle.repair(session):
+                    log.error("mended: %s", sentence)
+            self._watch_clients()
+            self._transport = self._listen()
+            opened.callback(self._transport.server_close)
+            self.store.on_commit = self._carry_out
+            for service in (self._ticker, self._wishes, self._ledger, self._checkpoints):
+                service.start()
+                opened.callback(service.stop)
+            self._poker.start()
+            opened.callback(self._poker.stop)
+            loop = threading.Thread(target=self._serve, name="transport", daemon=True)
+            loop.start()
+            opened.callback(loop.join)
+            opened.callback(self._transport.shutdown)
+            self._opened = opened.pop_all()
+
+    def stop(self) -> None:
+        """Stop in the reverse order of the start; may be called twice."""
+        self._stopping.set()
+        self._opened.close()
+
+    def request_stop(self) -> None:
+        """Ask `wait` to return; safe in a signal handler."""
+        self._stopping.set()
+
+    def wait(self) -> None:
+        """Wait until somebody asks for the end, or a service dies.
+
+        Errors: what the service died of.
+        """
+        self._clock.wait(self._stopping, None)
+        if self._failure is not None:
+            raise self._failure
+
+    def _service(self, name: str, tick: Any, clock: Clock, interval_s: float | None) -> PeriodicService:
+        return PeriodicService(name, tick, clock, self._died, interval_s=interval_s)
+
+    def _method_table(self, clock: Clock) -> MethodTable:
+        table = MethodTable(clock)
+        store, roster, logs, config = self.store, self.roster, self.logs, self._config
+        table.add(Queue(store=store, config=config, clock=clock))
+        table.add(Jobs(store=store, roster=roster, logs=logs, config=config, clock=clock))
+        table.add(Clients(store=store, roster=roster, config=config))
+        table.add(Groups(store=store))
+        table.add(self._farm, prefix="farm.")
+        return table
+
+    def _listen(self) -> FarmServer:
+        config = self._config
+        pages = Pages(store=self.store, roster=self.roster, clock=self._clock)
+        limits = Limits(
+            max_request_bytes=config.max_request_bytes,
+            # A level of specification is a struct in an array; the rest is for what stands around and inside.
+            max_depth=2 * config.max_spec_depth + 16,
+            max_connections=config.max_connections,
+            request_timeout_s=config.request_timeout_s,
+        )
+        try:
+            return FarmServer(
+                (config.host, config.port), self.table, clock=self._clock, limits=limits, get_page=pages.get
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {config.host} port {config.port}: {error.strerror or error}; "
+                "stop what uses it, or give another one (hqserver --port N)",
+            ) from None
+
+    def _watch_clients(self) -> None:
+        """Expect the clients that the store knows: one that never reports again is lost like any other."""
+        with self.store.reading() as connection:
+            query = sa.select(client.c.id).where(~client.c.lost, ~client.c.forgotten)
+            self.roster.watch(connection.execute(query).scalars())
+
+    def _carry_out(self, instructions: Sequence[Instruction]) -> None:
+        """Give the nudges that a commit asked for."""
+        for instruction in instructions:
+            if isinstance(instruction, WakeScheduler):
+                self._ticker.wake()
+            elif isinstance(instruction, PokeClient):
+                self.roster.tell(instruction.client_id)
+                self._poker.poke(instruction.client_id)
+            elif isinstance(instruction, AwaitTick):
+                self.scheduler.await_tick(instruction.done)
+            elif isinstance(instruction, RunWishes):
+                self._wishes.wake()
+            elif isinstance(instruction, DeleteLogs):
+                self.logs.delete(instruction.job_id)
+
+    def _tick(self) -> float | None:
+        self.scheduler.tick()
+        return None
+
+    def _carry_wishes_on(self) -> float | None:
+        maintenance.carry_wishes_on(self.store)
+        return None
+
+    def _save_roster(self) -> float | None:
+        maintenance.save_roster(self.store, self.roster)
+        return None
+
+    def _serve(self) -> None:
+        assert self._transport is not None  # noqa: S101 - the thread is started after it
+        try:
+            self._transport.serve_forever()
+        except Exception as error:
+            log.exception("the transport died")
+            self._died(error)
+
+    def _died(self, error: BaseException) -> None:
+        """End the process in order: the init system restarts it, and `repair` heals."""
+        self._failure = error
+        self._stopping.set()
+
+
+def run(config: ServerConfig, *, with_client: bool) -> int:
+    """Run a server until SIGTERM or SIGINT, with a client on this machine if asked; return the exit code.
+
+    Prints one line when it is ready. 0: stopped in order; 1: a service died; 2: it could not start.
+    """
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    try:
+        server = Server(config)
+        server.start()
+    except HQueueError as error:
+        sys.stderr.write(f"hqserver: {error.message}\n")
+        return 2
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.request_stop())
+    sys.stdout.write(_ready_line(server, config))
+    sys.stdout.flush()
+    companion = _start_client(server, config) if with_client else None
+    try:
+        server.wait()
+    except Exception:
+        log.exception("the server stops: a service died")
+        return 1
+    finally:
+        if companion is not None:
+            _stop_client(companion)
+        server.stop()
+    return 0
+
+
+def _ready_line(server: Server, config: ServerConfig) -> str:
+    store = server.store.engine.url.render_as_string(hide_password=True)
+    line = f"hqserver {__version__} ready on {server.url} (store {store}, logs {config.job_logs_dir})"
+    if config.host in {"127.0.0.1", "localhost", "::1"}:
+        line += "; only this machine can connect; set host = 0.0.0.0 to open it"
+    else:
+        line += "; WARNING: everybody who reaches this port can run commands on the farm, there is no authentication"
+    return line + "\n"
+
+
+def _start_client(server: Server, config: ServerConfig) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", server.url]
+    command += ["--state-dir", str(config.folder / "client")]
+    # A session of its own: Ctrl-C at the terminal reaches the server alone, which stops the client in order.
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own
+
+
+def _stop_client(companion: subprocess.Popen[bytes]) -> None:
+    companion.terminate()
+    try:
+        companion.wait(_CLIENT_STOP_S)
+    except subprocess.TimeoutExpired:
+        log.warning("the client on this machine does not stop; it is killed, what it runs goes on")
+        companion.kill()
+        companion.wait()

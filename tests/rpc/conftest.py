@@ -1,0 +1,96 @@
+"""The methods that users call, through the dispatcher, on a farm without a network."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hqueue.joblogs import JobLogs
+from hqueue.roster import LiveClient
+from hqueue.rpc.clients import Clients
+from hqueue.rpc.dispatch import MethodTable
+from hqueue.rpc.groups import Groups
+from hqueue.rpc.jobs import Jobs
+from hqueue.rpc.pages import Pages
+from hqueue.rpc.queue import Queue
+from tests.fakes import PATIENCE_S
+from tests.storefarm import StoreFarm, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from hqueue.store import Store
+    from tests.fakes import FakeClock
+    from tests.storefarm import Machine
+
+
+class Api:
+    """Every method for users: `api.getJob(1)` goes through the dispatcher, and waits for what is parked."""
+
+    def __init__(self, store: Store, clock: FakeClock, folder: Path, overrides: Mapping[str, str]) -> None:
+        self.store = store
+        self.clock = clock
+        self.config = settings(**overrides)
+        self.farm = StoreFarm(store, clock, self.config)
+        self.roster = self.farm.roster
+        self.logs = JobLogs(folder / "job_logs", max_output_bytes=1 << 30)
+        self.pages = Pages(store=store, roster=self.roster, clock=clock)
+        self.table = MethodTable()
+        jobs = Jobs(store=store, roster=self.roster, logs=self.logs, config=self.config, clock=clock)
+        clients = Clients(store=store, roster=self.roster, config=self.config)
+        for each in (Queue(store=store, config=self.config, clock=clock), jobs, clients, Groups(store=store)):
+            self.table.add(each)
+
+    def call(self, name: str, *params: Any) -> Any:
+        """Call a method and return its value, however it comes."""
+        answer = self.table.dispatch(name, params)
+        return answer.result(PATIENCE_S) if isinstance(answer, Future) else answer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *params: self.call(name, *params)
+
+    def run(self, job_id: int, machine: Machine, output: str = "") -> None:
+        """Let a job run on a machine, and print something there."""
+        self.farm.start(job_id, machine)
+        if output:
+            self.print(job_id, output)
+
+    def print(self, job_id: int, output: str | bytes) -> None:
+        """Let a job's command write to its output."""
+        run = self.farm.run(job_id)
+        data = output if isinstance(output, bytes) else output.encode()
+        self.logs.append(job_id, run.id, self.logs.length(job_id, run.id), data, lambda: "Kopf\n")
+
+    def beat(self, machine: Machine, **said: Any) -> None:
+        """Let the server know what a client says of itself in a heartbeat."""
+        live = LiveClient(machine.id, machine.label, machine.key, machine.incarnation, number=1)
+        live.last_heartbeat_at = int(self.clock.now().timestamp() * 1000)
+        for field, value in said.items():
+            setattr(live, field, value)
+        self.roster.enter(live)
+
+
+@pytest.fixture
+def overrides() -> dict[str, str]:
+    """Return settings of the server; a test module overrides this fixture for others."""
+    return {}
+
+
+@pytest.fixture
+def api(sqlite_store: Store, clock: FakeClock, tmp_path: Path, overrides: dict[str, str]) -> Iterator[Api]:
+    made = Api(sqlite_store, clock, tmp_path, overrides)
+    yield made
+    made.logs.close()
+
+
+@pytest.fixture
+def api_everywhere(store: Store, clock: FakeClock, tmp_path: Path, overrides: dict[str, str]) -> Iterator[Api]:
+    """Return the same on each database that is reachable."""
+    made = Api(store, clock, tmp_path, overrides)
+    yield made
+    made.logs.close()

@@ -1,0 +1,327 @@
+"""What clients call, through the dispatcher, with a real store and a scheduler that is ticked by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hqueue import lifecycle
+from hqueue.config import load_server_config
+from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavailableError, UnknownClientError
+from hqueue.joblogs import JobLogs, RunLog
+from hqueue.jobspec import parse
+from hqueue.roster import Roster
+from hqueue.rpc.dispatch import MethodTable
+from hqueue.rpc.farm import FarmMethods
+from hqueue.scheduler import Scheduler
+from hqueue.store import AwaitTick, PokeClient
+from tests.fakes import PATIENCE_S, FakeClock
+
+IDENTITY = {
+    "hostname": "schmiede-ß",
+    "name": "",
+    "key": "k1",
+    "incarnation": 1,
+    "port": 5001,
+    "cpus": 4,
+    "platform": "linux-x86_64",
+    "version": "0.1.0",
+    "cpuSpeed": 3000,
+    "memory": 1024,
+    "diskCapacity": 1024,
+    "installLocation": "/opt/hq",
+    "gpus": [],
+}
+
+
+class Farm:
+    """The farm's calls on a real store; the test is the scheduler's thread."""
+
+    def __init__(self, store, folder):
+        self.store = store
+        self.clock = FakeClock()
+        self.config = load_server_config(overrides={"max_rescues": "1"}, environ={"HOME": str(folder)})
+        self.roster = Roster(self.clock)
+        self.logs = JobLogs(folder / "logs", max_output_bytes=1 << 30)
+        self.scheduler = Scheduler(store, self.roster, self.clock, self.config)
+        store.on_commit = self._nudge
+        self.methods = FarmMethods(
+            store=store,
+            roster=self.roster,
+            logs=self.logs,
+            config=self.config,
+            clock=self.clock,
+        )
+        self.table = MethodTable()
+        self.table.add(self.methods, prefix="farm.")
+        self.number = 0
+
+    def _nudge(self, instructions):
+        for each in instructions:
+            if isinstance(each, PokeClient):
+                self.roster.tell(each.client_id)
+            elif isinstance(each, AwaitTick):
+                self.scheduler.await_tick(each.done)
+
+    def call(self, method, *arguments):
+        answer = self.table.dispatch(f"farm.{method}", arguments, peer="127.0.0.9")
+        return answer.result(PATIENCE_S) if hasattr(answer, "result") else answer
+
+    def register(self, **changes):
+        return self.call("register", {**IDENTITY, **changes})["clientId"]
+
+    def send(self, client_id=1, **body):
+        """Send a heartbeat and return what its answer will be in: a value or a future."""
+        self.number += 1
+        beat = {"load": 0.5, "idleTime": 3, "freeMemory": 1, "freeDisk": 1, "condemned": "", "terminating": False}
+        return self.table.dispatch(
+            "farm.heartbeat", [client_id, "k1", 1, self.number, {**beat, "runs": [], "reports": [], **body}]
+        )
+
+    def beat(self, client_id=1, **body):
+        answer = self.send(client_id, **body)
+        if not hasattr(answer, "result"):
+            return answer
+        if body.get("reports"):
+            # Parked until the scheduler has been through the farm: here, by the test's own hand.
+            while not answer.done():
+                self.scheduler.tick()
+        return answer.result(PATIENCE_S)
+
+    def submit(self, *specs):
+        with self.store.writing() as session:
+            return lifecycle.submit(session, parse(list(specs), max_depth=1000), {})
+
+    def status(self, job_id):
+        with self.store.reading() as connection:
+            return lifecycle.status.load(connection, [job_id])[0].status.value
+
+    def assigned(self):
+        """Tick, and return the assignments that the client hears of."""
+        self.scheduler.tick()
+        return self.beat()["assignments"]
+
+
+def listed(token, state="running", **more):
+    return {"token": token, "state": state, "wish": 0, "seconds": 1.0, "pid": 4242, **more}
+
+
+def ended(token, **more):
+    return {"token": token, "outcome": "exited", "exitCode": 0, "seconds": 2.5, "outputBytes": 0, **more}
+
+
+@pytest.fixture
+def farm(store, tmp_path):
+    farm = Farm(store, tmp_path)
+    yield farm
+    farm.methods.close()
+    farm.logs.close()
+
+
+@pytest.fixture
+def client(farm):
+    assert farm.register() == 1
+    return farm
+
+
+def test_registering_twice_changes_nothing(farm):
+    first = farm.call("register", IDENTITY)
+    assert farm.call("register", IDENTITY)["clientId"] == first["clientId"]
+    assert first["heartbeatSeconds"] == 5.0
+    assert first["networkFolders"][0]["name"] == "HQROOT"
+
+
+def test_another_machine_under_the_same_name_is_refused_until_the_first_is_lost(client):
+    with pytest.raises(ClientRefusedError, match=r"another machine is registered as schmiede-ß"):
+        client.register(key="k2")
+    client.clock.advance(1)
+    client.scheduler.tick()
+    for _ in range(30):
+        client.clock.advance(5)
+        client.scheduler.tick()
+    assert client.register(key="k2") == 1
+    with pytest.raises(ClientRefusedError):
+        client.beat()
+
+
+def test_the_newer_incarnation_wins(client):
+    assert client.register(incarnation=2) == 1
+    with pytest.raises(ClientRefusedError, match="newer daemon"):
+        client.register(incarnation=1)
+    with pytest.raises(ClientRefusedError, match="newer daemon"):
+        client.beat()
+
+
+def test_a_client_that_the_server_does_not_know_is_told_to_register(farm):
+    with pytest.raises(UnknownClientError, match="register first"):
+        farm.beat(client_id=7)
+
+
+def test_an_assignment_is_repeated_until_it_is_listed(client):
+    (job_id,) = client.submit({"name": "Bär", "command": "echo hi", "environment": {"A": "ü"}, "maxTime": 7})
+    (assignment,) = client.assigned()
+    assert assignment["jobId"] == job_id
+    assert (assignment["command"], assignment["environment"], assignment["maxTime"]) == ("echo hi", {"A": "ü"}, 7)
+    assert client.beat()["assignments"] == [assignment]
+    assert client.beat(runs=[listed(assignment["token"], "held")])["assignments"] == []
+    assert client.status(job_id) == "running"
+
+
+def test_an_old_heartbeat_is_dropped(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    client.number -= 1
+    answer = client.beat(reports=[ended(assignment["token"])])
+    assert answer["stale"] is True
+    assert answer["acknowledged"] == []
+    assert client.status(1) == "running"
+
+
+def test_the_end_of_a_run_is_answered_with_new_work(client):
+    client.submit(*({"name": f"n{i}", "command": "true", "cpus": 4} for i in range(2)))
+    (first,) = client.assigned()
+    answer = client.beat(runs=[listed(first["token"], "ended")], reports=[ended(first["token"])])
+    assert answer["acknowledged"] == [first["token"]]
+    assert [each["jobId"] for each in answer["assignments"]] == [2]
+    assert client.status(1) == "succeeded"
+    # The answer was lost: the report comes again and changes nothing.
+    again = client.beat(runs=[listed(first["token"], "ended")], reports=[ended(first["token"], exitCode=3)])
+    assert again["acknowledged"] == [first["token"]]
+    assert client.status(1) == "succeeded"
+
+
+def test_an_end_counts_only_when_the_whole_output_is_there(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    token = assignment["token"]
+    text = "Zeile ü\n".encode()
+    report = ended(token, outputBytes=len(text))
+    assert client.call("output", 1, "k1", [{"token": token, "offset": 0, "data": text[:3]}]) == [3]
+    answer = client.beat(runs=[listed(token, "ended")], reports=[report])
+    assert answer["acknowledged"] == []
+    assert answer["resend"] == [{"token": token, "length": 3}]
+    assert client.status(1) == "running"
+    # A gap is told, an overlap is skipped.
+    assert client.call("output", 1, "k1", [{"token": token, "offset": 5, "data": text[5:]}]) == [3]
+    assert client.call("output", 1, "k1", [{"token": token, "offset": 0, "data": text}]) == [len(text)]
+    assert client.call("report", 1, "k1", 1, [report]) == {"acknowledged": [token], "resend": []}
+    assert client.status(1) == "succeeded"
+    assert client.logs.tail_chars(1, [RunLog(1, "attempt 1")], None, 1 << 20) == "Zeile ü\n"
+    raw = client.logs.path(1, 1).read_text()
+    assert "attempt 1 on schmiede-ß" in raw
+    assert raw.splitlines()[-1] == "exit 0 after 2.5s"
+
+
+def test_tokens_that_nobody_knows(client):
+    answer = client.beat(runs=[listed("no-such-token")], reports=[ended("nor-this")])
+    assert answer["acknowledged"] == ["nor-this"]
+    assert [(wish["token"], wish["wish"], wish["reason"]) for wish in answer["wishes"]] == [
+        ("no-such-token", "die", "unknown")
+    ]
+    assert client.call("output", 1, "k1", [{"token": "no-such-token", "offset": 0, "data": b"x"}]) == [-1]
+
+
+def test_a_wish_is_repeated_until_it_is_confirmed(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    token = assignment["token"]
+    client.beat(runs=[listed(token)])
+    with client.store.writing() as session:
+        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+    for _ in range(2):
+        (wish,) = client.beat(runs=[listed(token)])["wishes"]
+        assert (wish["wish"], wish["number"]) == ("halt", 1)
+    assert client.status(1) == "pausing"
+    assert client.beat(runs=[listed(token, "halted", wish=1)])["wishes"] == []
+    assert client.status(1) == "paused"
+
+
+def test_a_run_that_was_listed_and_is_missing_is_lost(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    client.beat(runs=[listed(assignment["token"])])
+    client.beat()
+    assert client.status(1) == "runnable"
+
+
+def test_a_heartbeat_without_news_touches_no_table(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    for _ in range(3):
+        client.beat(runs=[listed(assignment["token"])])
+
+    def unavailable(*_):
+        raise StoreUnavailableError
+
+    client.store.write_soon = unavailable
+    client.store.reading = unavailable
+    answer = client.send(runs=[listed(assignment["token"], progress=[3, 10])])
+    assert answer["stale"] is False
+    assert client.roster.progress[1].numerator == 3
+    del client.store.write_soon, client.store.reading
+
+
+def test_heartbeats_count_while_the_store_is_away(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    original = client.store.write_soon
+
+    def unavailable(function):
+        future = original(lambda _: None)
+        future.result(PATIENCE_S)
+        failed = type(future)()
+        failed.set_exception(StoreUnavailableError())
+        return failed
+
+    client.store.write_soon = unavailable
+    answer = client.send(runs=[listed(assignment["token"], "ended")], reports=[ended(assignment["token"])])
+    assert answer.result(PATIENCE_S)["acknowledged"] == []
+    client.store.write_soon = original
+    assert client.beat(runs=[listed(assignment["token"], "ended")], reports=[ended(assignment["token"])])[
+        "acknowledged"
+    ] == [assignment["token"]]
+
+
+def test_overtime_of_a_run_that_the_client_does_not_end(client):
+    client.submit({"name": "a", "command": "true", "maxTime": 10})
+    (assignment,) = client.assigned()
+    token = assignment["token"]
+    client.beat(runs=[listed(token)])
+    assert client.beat(runs=[listed(token, seconds=99.0)])["wishes"] == []
+    (wish,) = client.beat(runs=[listed(token, seconds=101.0)])["wishes"]
+    assert (wish["wish"], wish["reason"]) == ("die", "time")
+    client.beat(runs=[listed(token, "ended")], reports=[ended(token, outcome="killed", reason="time")])
+    assert client.status(1) == "cancelled"
+
+
+def test_a_terminating_client_is_forgotten_once_it_holds_nothing(client):
+    client.beat(terminating=True)
+    with pytest.raises(UnknownClientError):
+        client.beat(terminating=True)
+    assert client.register() == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "complaint"),
+    [
+        ("register", ["x"], "identity is 'x'"),
+        ("register", [{**IDENTITY, "cpus": 0}], "identity.cpus is 0"),
+        ("register", [{**IDENTITY, "hostname": ""}], "identity.hostname"),
+        ("register", [{**IDENTITY, "key": "k" * 65}], "identity.key"),
+        ("heartbeat", ["x", "k1", 1, 1, {}], "client_id is 'x'"),
+        ("heartbeat", [1, "k1", 1, "one", {}], "number is 'one'"),
+        ("heartbeat", [1, "k1", 1, 9, {"runs": [{"token": "t", "state": "asleep"}]}], "state is 'asleep'"),
+        ("heartbeat", [1, "k1", 1, 9, {"load": float("nan")}], "body.load"),
+        ("report", [1, "k1", 1, [{"token": "t", "outcome": "vanished"}]], "outcome is 'vanished'"),
+        ("output", [1, "k1", [{"token": "t", "offset": -1, "data": b""}]], "pieces\\[0\\]"),
+    ],
+)
+def test_malformed_calls(client, method, arguments, complaint):
+    with pytest.raises(InvalidArgumentError, match=complaint):
+        client.call(method, *arguments)
+
+
+def test_replaced_configuration_is_what_a_client_is_told(farm):
+    farm.methods._config = replace(farm.config, heartbeat_s=0.25)
+    assert farm.call("register", IDENTITY)["heartbeatSeconds"] == 0.25
