@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import event as sa_event
 
 from hqueue.errors import ConfigError, StoreUnavailableError
@@ -29,7 +30,9 @@ _BUSY_TIMEOUT_MS: Final = 10_000
 _LARGE_WAL_BYTES: Final = 64 * 1024 * 1024
 # Advisory locks are named by a number on PostgreSQL and by a text on MySQL.
 _LOCK_NUMBER: Final = 0x6871_7565_7565
-_LOCK_NAME: Final = "hqueue server"
+_LOCK_NAME: Final = "CONCAT('hqueue ', MD5(DATABASE()))"  # MySQL takes 64 characters at the most
+# After a broken connection the database may take a moment to see that its lock is free.
+_LOCK_WAIT_S: Final = 2
 # Result codes of SQLite that mean "not now" rather than "a bug of ours".
 _SQLITE_UNAVAILABLE: Final = frozenset(
     {
@@ -73,7 +76,7 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, and of which kind
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged submission survives a power cut
+    cursor.execute("PRAGMA synchronous=NORMAL")  # durability.Flusher makes the commits survive a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
     if cursor.execute("PRAGMA foreign_keys").fetchone() != (1,):
         raise ConfigError("this SQLite library was built without foreign keys; use another one")
@@ -119,6 +122,7 @@ class ServerLock:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._held: sqlite3.Connection | None = None
+        self._was_ours = False
 
     def acquire(self) -> None:
         """Take the lock.
@@ -130,33 +134,59 @@ class ServerLock:
         if path is None or self._held is not None:
             return
         # An exclusive transaction in a file of its own works on every platform and dies with its process.
-        held = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
+        held: sqlite3.Connection | None = None
         try:
+            held = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
             held.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            held.close()
-            raise ConfigError(f"another server uses the store {path}; stop that one first") from None
+        except sqlite3.OperationalError as error:
+            if held is not None:
+                held.close()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise ConfigError(f"another server uses the store {path}; stop that one first") from None
+            raise ConfigError(
+                f"cannot write the store {path} ({error}); its folder must exist and be writable for this user",
+            ) from None
         self._held = held
 
     def acquire_on(self, connection: sa.Connection) -> None:
-        """Take the lock on a new writing connection, where the database is one over the network."""
+        """Take the lock on a new writing connection, where the database is one over the network.
+
+        Errors: ConfigError when another server has it; StoreUnavailableError when it was ours before the connection
+        broke, for then it most likely still belongs to that connection.
+        """
         dialect = connection.dialect.name
         if dialect == "postgresql":
-            taken = connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_NUMBER})").scalar()
+            taken = _lock_postgresql(connection)
         elif dialect in {"mysql", "mariadb"}:
-            statement = sa.text("SELECT GET_LOCK(CONCAT(DATABASE(), :name), 0)")
-            taken = connection.execute(statement, {"name": f" {_LOCK_NAME}"}).scalar()
+            taken = bool(connection.exec_driver_sql(f"SELECT GET_LOCK({_LOCK_NAME}, {_LOCK_WAIT_S})").scalar())
         else:
             return
         connection.rollback()
-        if not taken:
-            raise ConfigError(f"another server uses the database {self._engine.url.database!r}; stop that one first")
+        if taken:
+            self._was_ours = True
+        elif self._was_ours:
+            raise StoreUnavailableError("the database has not let go of this server's lock yet; try again shortly")
+        else:
+            raise ConfigError(
+                f"another server uses the database {self._engine.url.database!r}; stop that one first",
+            )
 
     def release(self) -> None:
         """Give the lock back; harmless when it is not held."""
         if self._held is not None:
             self._held.close()
             self._held = None
+
+
+def _lock_postgresql(connection: sa.Connection) -> bool:
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT_S}s'")
+    try:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK_NUMBER})")
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlstate", "") != "55P03":  # lock not available
+            raise
+        return False
+    return True
 
 
 def sqlite_path(engine: sa.Engine) -> Path | None:
@@ -210,5 +240,10 @@ def upgrade(engine: sa.Engine) -> None:
                 f"({', '.join(sorted(foreign)[:5])}); give hqserver an empty database of its own "
                 "and never the original HQueue's",
             )
-        with connection.begin():
-            command.upgrade(alembic_config(connection), "head")
+        try:
+            with connection.begin():
+                command.upgrade(alembic_config(connection), "head")
+        except CommandError as error:
+            raise ConfigError(
+                f"the database {engine.url.render_as_string()} is that of a newer hqserver ({error}); install it",
+            ) from None

@@ -186,39 +186,49 @@ class _Room:
     """The clients that would do for one requirement, best first.
 
     Room only shrinks during a tick, so a client that is full is dropped for good, and a requirement without a client
-    is done.
+    is done. `taken` lists the clients that jobs of any requirement were placed on, in order.
     """
 
-    def __init__(self, requirement: Requirement, clients: Iterable[ClientView], unlimited: frozenset[str]) -> None:
+    def __init__(
+        self,
+        requirement: Requirement,
+        clients: Iterable[ClientView],
+        unlimited: frozenset[str],
+        taken: Sequence[ClientView],
+    ) -> None:
         self.requirement = requirement
         self._heap = [
-            (*self._key(client), client.id, client)
+            (self._key(client), client.id, client)
             for client in clients
             if could_ever_run(requirement, client, unlimited) and fits_now(requirement, client)
         ]
         heapq.heapify(self._heap)
+        self._members = {client_id for _, client_id, _ in self._heap}
+        self._taken = taken
+        self._seen = 0  # so many of `taken` are in the heap's order
 
-    def _key(self, client: ClientView) -> tuple[float, int]:
+    def _key(self, client: ClientView) -> float:
         if SINGLE in self.requirement.singles:
-            return (-client.speed * client.cpus, 0)  # it has the machine to itself: the fastest
-        return (client.free_cpus, 0)  # the one it leaves least idle
+            return -client.speed * client.cpus  # it has the machine to itself: the fastest
+        return client.free_cpus  # the one it leaves least idle
 
     def take(self) -> ClientView | None:
-        """Place one job and return its client, None when no client has room left."""
+        """Return the client for one job, None when no client has room left."""
+        self._catch_up()
         while self._heap:
-            entry = self._heap[0]
-            client = entry[3]
-            if not fits_now(self.requirement, client):
-                heapq.heappop(self._heap)
-                continue
-            current = (*self._key(client), client.id, client)
-            if current[:2] != entry[:2]:  # others took from it since
-                heapq.heapreplace(self._heap, current)
-                continue
-            client.take(self.requirement)
-            heapq.heapreplace(self._heap, (*self._key(client), client.id, client))
-            return client
+            key, _, client = self._heap[0]
+            if key == self._key(client) and fits_now(self.requirement, client):
+                client.take(self.requirement)
+                return client
+            heapq.heappop(self._heap)  # full, or further up by now
         return None
+
+    def _catch_up(self) -> None:
+        """Move the clients that were taken from to where they belong now."""
+        moved = {client.id: client for client in self._taken[self._seen :]}
+        self._seen = len(self._taken)
+        for client_id in moved.keys() & self._members:
+            heapq.heappush(self._heap, (self._key(moved[client_id]), client_id, moved[client_id]))
 
 
 def choose(
@@ -231,7 +241,8 @@ def choose(
 
     `candidates` has, per requirement, its first jobs in order. A job that fits nowhere holds up nobody behind it.
     """
-    rooms = {key: _Room(requirements[key], clients, unlimited) for key in candidates}
+    taken: list[ClientView] = []
+    rooms = {key: _Room(requirements[key], clients, unlimited, taken) for key in candidates}
     heads: list[tuple[tuple[int, int, int], int, int]] = [
         (queue[0].rank, key, 0) for key, queue in candidates.items() if queue
     ]
@@ -244,6 +255,7 @@ def choose(
         if client is None:
             heapq.heappop(heads)
             continue
+        taken.append(client)
         placed.append((queue[place], client))
         if place + 1 < len(queue):
             heapq.heapreplace(heads, (queue[place + 1].rank, key, place + 1))

@@ -88,9 +88,9 @@ class Scheduler:
             if self._safely(partial(_lose, live)):
                 self.roster.leave(live.id)
                 counts.lost += 1
-        now_ms = to_ms(self.clock.now())
-        for job_id in self._to_rescue(now_ms):
-            counts.rescued += self._safely(partial(_rescue, job_id, self.config.max_rescues))
+        before_ms = to_ms(self.clock.now()) - int(self.config.rescue_abandoned_minutes * 60_000)
+        for job_id in self._to_rescue(before_ms):
+            counts.rescued += self._safely(partial(_rescue, job_id, before_ms, self.config.max_rescues))
 
     def _safely(self, function: Callable[[Session], object]) -> bool:
         """Run one item in a transaction of its own: a bad one is logged and holds up no other."""
@@ -104,35 +104,29 @@ class Scheduler:
             return False
         return True
 
-    def _to_rescue(self, now_ms: int) -> list[int]:
-        minutes = self.config.rescue_abandoned_minutes
-        if not minutes:
+    def _to_rescue(self, before_ms: int) -> list[int]:
+        """Return the jobs whose clients were lost before a moment and have not come back."""
+        if not self.config.rescue_abandoned_minutes:
             return []
-        query = (
-            sa.select(job.c.id)
-            .join(run, run.c.id == job.c.run_id)
-            .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at < now_ms - int(minutes * 60_000))
-        )
         with self.store.reading() as connection:
-            return list(connection.execute(query).scalars())
+            return list(connection.execute(_ABANDONED_BEFORE, {"moment": before_ms}).scalars())
 
     def _assign(self) -> int:
         """Place what can be placed: one snapshot, a pure choice, one transaction that checks what it assumed."""
         with self.store.reading() as connection:
-            wanted = _waiting_requirements(connection)
+            wanted = list(connection.execute(_WAITING_REQUIREMENTS).scalars())
             if not wanted:
                 return 0
             self._load_requirements(connection, wanted)
             clients = self._clients(connection)
-            slots = min(sum(view.free_cpus for view in clients if view.takes_work), _MOST_IN_ONE_TICK)
-            if slots <= 0:
+            # A client that came back with fewer CPUs than it has runs on must not count against the others.
+            free = sum(max(0, view.free_cpus) for view in clients if view.takes_work)
+            slots = min(free, _MOST_IN_ONE_TICK)
+            if slots == 0:
                 return 0
             candidates = {key: _first_jobs(connection, key, slots) for key in wanted}
-            unlimited = frozenset(
-                connection.execute(sa.select(resource.c.name).where(resource.c.maximum.is_(None))).scalars(),
-            )
+            unlimited = frozenset(connection.execute(_UNLIMITED).scalars())
             placed = choose(candidates, self._requirements, clients, unlimited)
-            blocked = lifecycle.below_unfinished(connection, [candidate.job_id for candidate, _ in placed])
         placements = [
             Placement(
                 candidate.job_id,
@@ -141,18 +135,18 @@ class Scheduler:
                 self._requirements[candidate.requirement_id].cpus,
             )
             for candidate, view in placed
-            if candidate.job_id not in blocked
         ]
         if not placements:
             return 0
-        with self.store.writing() as session:
+        # Whoever hands the runs out waits for the disk; the next tick need not.
+        with self.store.writing(durable=False) as session:
             return lifecycle.assign(session, self._still_there(session, placements))
 
     def _still_there(self, session: Session, placements: Sequence[Placement]) -> list[Placement]:
-        """Drop the placements on clients that no longer take work: they may have changed since the snapshot."""
-        query = sa.select(client.c.id).where(_TAKES_WORK, client.c.refused_until <= session.now_ms)
-        taking = set(session.connection.execute(query).scalars())
-        return [placement for placement in placements if placement.client_id in taking]
+        """Drop what can no longer be: clients may have changed since the snapshot, and wishes may have come."""
+        taking = set(session.connection.execute(_TAKING, {"now": session.now_ms}).scalars())
+        blocked = lifecycle.below_unfinished(session.connection, [placement.job_id for placement in placements])
+        return [each for each in placements if each.client_id in taking and each.job_id not in blocked]
 
     def _load_requirements(self, connection: sa.Connection, keys: Sequence[int]) -> None:
         missing = [key for key in keys if key not in self._requirements]
@@ -165,20 +159,10 @@ class Scheduler:
         """Return all clients that are known, with what is in use on each."""
         now_ms = to_ms(self.clock.now())
         groups: dict[int, set[str]] = {}
-        query = sa.select(client_group_member.c.client_id, client_group.c.name).join(
-            client_group,
-            client_group.c.id == client_group_member.c.group_id,
-        )
-        for client_id, name in connection.execute(query):
+        for client_id, name in connection.execute(_MEMBERS):
             groups.setdefault(client_id, set()).add(name)
         views: dict[int, ClientView] = {}
-        columns = (client.c.id, client.c.hostname, client.c.name, client.c.platform, client.c.cpus)
-        rows = connection.execute(
-            sa.select(*columns, client.c.refused_until, client.c.cpu_speed, _TAKES_WORK.label("takes_work")).where(
-                ~client.c.forgotten,
-            ),
-        )
-        for row in rows:
+        for row in connection.execute(_CLIENTS):
             views[row.id] = ClientView(
                 id=row.id,
                 hostname=row.hostname,
@@ -205,6 +189,11 @@ _TAKES_WORK: Final = sa.and_(
     ~client.c.forgotten,
     client.c.condemned == "",
 )
+_ABANDONED_BEFORE: Final = (
+    sa.select(job.c.id)
+    .join(run, run.c.id == job.c.run_id)
+    .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at < sa.bindparam("moment"))
+)
 # Two queries of one index each: an OR over both would read all runs there ever were.
 _ALIVE: Final = sa.union_all(
     sa.select(run.c.client_id, run.c.requirement_id).where(run.c.closed_at.is_(None)),
@@ -217,8 +206,8 @@ _USE: Final = sa.select(_ALIVE.c.client_id, _ALIVE.c.requirement_id, sa.func.cou
 _USED_REQUIREMENTS: Final = sa.select(_ALIVE.c.requirement_id).distinct()
 
 
-def _waiting_requirements(connection: sa.Connection) -> list[int]:
-    """Return the requirements that have runnable jobs: a step of the index each, however many jobs there are."""
+def _skip_scan() -> sa.Select[int]:
+    """Return a query for the requirements with runnable jobs: a step of the index each, however many jobs there are."""
 
     def following(after: sa.ColumnElement[int] | int) -> sa.ScalarSelect[int]:
         inner = job.alias("following")
@@ -230,22 +219,43 @@ def _waiting_requirements(connection: sa.Connection) -> list[int]:
 
     skip = sa.select(following(0).label("id")).cte("skip", recursive=True)
     skip = skip.union_all(sa.select(following(skip.c.id)).where(skip.c.id.is_not(None)))
-    return list(connection.execute(sa.select(skip.c.id).where(skip.c.id.is_not(None))).scalars())
+    return sa.select(skip.c.id).where(skip.c.id.is_not(None))
+
+
+# Statements that every tick runs are built once: building one costs as much as running it.
+_WAITING_REQUIREMENTS: Final = _skip_scan()
+_FIRST_JOBS: Final = (
+    sa.select(job.c.id, job.c.priority, job.c.root_id)
+    .where(
+        job.c.status == JobStatus.RUNNABLE,
+        job.c.requirement_id == sa.bindparam("wanted"),
+        ~sa.select(run.c.id).where(run.c.open_job_id == job.c.id).exists(),
+    )
+    .order_by(job.c.priority.desc(), job.c.root_id, job.c.id)
+    .limit(sa.bindparam("most"))
+)
+_CLIENTS: Final = sa.select(
+    client.c.id,
+    client.c.hostname,
+    client.c.name,
+    client.c.platform,
+    client.c.cpus,
+    client.c.refused_until,
+    client.c.cpu_speed,
+    _TAKES_WORK.label("takes_work"),
+).where(~client.c.forgotten)
+_MEMBERS: Final = sa.select(client_group_member.c.client_id, client_group.c.name).join(
+    client_group,
+    client_group.c.id == client_group_member.c.group_id,
+)
+_UNLIMITED: Final = sa.select(resource.c.name).where(resource.c.maximum.is_(None))
+_TAKING: Final = sa.select(client.c.id).where(_TAKES_WORK, client.c.refused_until <= sa.bindparam("now"))
 
 
 def _first_jobs(connection: sa.Connection, requirement_id: int, limit: int) -> list[Candidate]:
     """Return the first jobs of a requirement, in the queue's order."""
-    open_run = sa.select(run.c.id).where(run.c.open_job_id == job.c.id).exists()
-    query = (
-        sa.select(job.c.id, job.c.priority, job.c.root_id)
-        .where(job.c.status == JobStatus.RUNNABLE, job.c.requirement_id == requirement_id, ~open_run)
-        .order_by(job.c.priority.desc(), job.c.root_id, job.c.id)
-        .limit(limit)
-    )
-    return [
-        Candidate.of(job_id, requirement_id, priority, root_id)
-        for job_id, priority, root_id in connection.execute(query)
-    ]
+    rows = connection.execute(_FIRST_JOBS, {"wanted": requirement_id, "most": limit})
+    return [Candidate.of(job_id, requirement_id, priority, root_id) for job_id, priority, root_id in rows]
 
 
 def _lose(live: LiveClient, session: Session) -> None:
@@ -255,6 +265,9 @@ def _lose(live: LiveClient, session: Session) -> None:
         lifecycle.lose_client(session, live.id, f"{row.hostname}:{row.name}" if row.name else row.hostname)
 
 
-def _rescue(job_id: int, max_rescues: int, session: Session) -> None:
+def _rescue(job_id: int, before_ms: int, max_rescues: int, session: Session) -> None:
+    query = _ABANDONED_BEFORE.where(job.c.id == job_id)
+    if session.connection.execute(query, {"moment": before_ms}).first() is None:
+        return  # its client came back since the snapshot
     cause = lifecycle.Cause(message="its client did not come back", max_rescues=max_rescues)
     lifecycle.apply(session, JobEvent.RESCUE, [job_id], cause)

@@ -94,6 +94,18 @@ job = Table(
     Column("children_total", Integer, nullable=False),
     Column("children_unsettled", Integer, nullable=False),
     Column("children_unsuccessful", Integer, nullable=False),
+    Column("counted", Boolean, nullable=False),  # has a command whose progress is part of the parents' overall progress
+    # Sums over this job and its distinct descendants; they mean something while `tree_exact`, and for jobs with
+    # children only. See lifecycle/trees.py.
+    Column("tree_exact", Boolean, nullable=False),
+    Column("tree_jobs", Integer, nullable=False),
+    Column("tree_settled", Integer, nullable=False),
+    Column("tree_counted", Integer, nullable=False),
+    Column("tree_progress", Double, nullable=False),  # of the counted ones that are settled
+    Column("tree_waiting", Integer, nullable=False),  # commands that are still to be started
+    Column("tree_finished", Integer, nullable=False),  # commands that succeeded
+    Column("tree_finished_ms", BigInteger, nullable=False),  # how long these took
+    Column("tree_started_at", BigInteger),  # the first start of any of them
     Column("run_id", BigInteger),  # the current run; its token is the only one that may change this job
     Column("attempts", Integer, nullable=False),
     Column("tries_left", Integer, nullable=False),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,13 +20,18 @@ from hqueue.joblogs import JobLogs
 from hqueue.poker import Poker
 from hqueue.roster import Roster
 from hqueue.rpc.clients import Clients
+from hqueue.rpc.deprecated import Deprecated
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.rpc.farm import FarmMethods
 from hqueue.rpc.groups import Groups
+from hqueue.rpc.jobchanges import JobChanges
 from hqueue.rpc.jobs import Jobs
 from hqueue.rpc.limits import Limits
+from hqueue.rpc.listing import Listing
+from hqueue.rpc.notes import Notes
 from hqueue.rpc.pages import Pages
 from hqueue.rpc.queue import Queue
+from hqueue.rpc.resources import Resources
 from hqueue.rpc.transport import FarmServer
 from hqueue.scheduler import INTERVAL_S, Scheduler
 from hqueue.schema import client
@@ -85,6 +91,7 @@ class Server:
         self.table = self._method_table(clock)
         self._transport: FarmServer | None = None
         self._clock = clock
+        self._gone: deque[int] = deque()  # jobs whose logs go with the next pass of the ledger
 
     @property
     def url(self) -> str:
@@ -144,9 +151,16 @@ class Server:
         table = MethodTable(clock)
         store, roster, logs, config = self.store, self.roster, self.logs, self._config
         table.add(Queue(store=store, config=config, clock=clock))
-        table.add(Jobs(store=store, roster=roster, logs=logs, config=config, clock=clock))
-        table.add(Clients(store=store, roster=roster, config=config))
+        jobs = Jobs(store=store, roster=roster, logs=logs, config=config, clock=clock)
+        clients = Clients(store=store, roster=roster, config=config)
+        table.add(jobs)
+        table.add(JobChanges(store=store))
+        table.add(Listing(store=store, roster=roster, clock=clock))
+        table.add(clients)
         table.add(Groups(store=store))
+        table.add(Resources(store=store))
+        table.add(Notes(store=store))
+        table.add(Deprecated(store=store, roster=roster, jobs=jobs, clients=clients))
         table.add(self._farm, prefix="farm.")
         return table
 
@@ -189,7 +203,7 @@ class Server:
             elif isinstance(instruction, RunWishes):
                 self._wishes.wake()
             elif isinstance(instruction, DeleteLogs):
-                self.logs.delete(instruction.job_id)
+                self._gone.append(instruction.job_id)
 
     def _tick(self) -> float | None:
         self.scheduler.tick()
@@ -201,6 +215,11 @@ class Server:
 
     def _save_roster(self) -> float | None:
         maintenance.save_roster(self.store, self.roster)
+        gone = len(self._gone)
+        if gone:
+            self.store.flush()  # a log is deleted only when its job is so for good
+        for _ in range(gone):
+            self.logs.delete(self._gone.popleft())
         return None
 
     def _serve(self) -> None:

@@ -143,7 +143,7 @@ _ROWS: dict[JobEvent, tuple[JobStatus | Outcome | None, ...]] = {
     JobEvent.CONTINUED: (
         _X,         _X,         _I,         _I,         _X,         _I,         _RUNNING,   _I,         _I,         _I),
     JobEvent.CLIENT_LOST: (
-        _I,         _I,         _ABANDONED, _ABANDONED, _I,         _I,         _ABANDONED, _ABANDONED, _I,         _I),
+        _I,         _I,         _ABANDONED, _ABANDONED, _I,         _ABANDONED, _ABANDONED, _ABANDONED, _I,         _I),
     JobEvent.CLIENT_BACK: (
         _I,         _I,         _I,         _I,         _I,         _I,         _I,         _I,
         Outcome.AS_WISHED,      _I),

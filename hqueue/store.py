@@ -13,12 +13,14 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 
 from hqueue import database
 from hqueue.clock import Clock, to_ms
+from hqueue.durability import Flusher
 from hqueue.errors import StoreUnavailableError
 from hqueue.schema import counter, event
 
@@ -139,8 +141,12 @@ class Session:
         self.connection.exec_driver_sql("SAVEPOINT part")
         try:
             yield
-        except BaseException:
-            self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+        except BaseException as error:
+            try:
+                self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+            except sa.exc.DBAPIError:
+                # A full disk makes SQLite give up the whole transaction, with all that others wrote in it.
+                raise StoreUnavailableError from error
             del self._events[marks[0] :]
             self._instructions = marks[1]
             del self._remembered[marks[2] :]
@@ -193,8 +199,17 @@ _SAVE_COUNTER: Final = (
 class _Call:
     function: Callable[[Session], Any]
     future: Future[Any]
+    durable: bool
     result: Any = None
     error: BaseException | None = None
+
+    def resolve(self, error: BaseException | None = None) -> None:
+        """Tell the caller, with the error of the whole commit where there is one."""
+        error = self.error or error
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(self.result)
 
 
 class Store:
@@ -215,6 +230,7 @@ class Store:
         self._arrived = threading.Condition()
         self._closing = False
         self._group_writer: threading.Thread | None = None
+        self._flusher = Flusher(database.sqlite_path(self.engine))
 
     @property
     def is_local(self) -> bool:
@@ -226,11 +242,16 @@ class Store:
 
         Errors: ConfigError when another server has it or it holds foreign tables; StoreUnavailableError.
         """
-        self._server_lock.acquire()
-        with self._lock, database.translated_errors():
-            self._writing_connection()
-        database.upgrade(self.engine)
+        try:
+            self._server_lock.acquire()
+            with self._lock, database.translated_errors():
+                self._writing_connection()
+            database.upgrade(self.engine)
+        except BaseException:
+            self.close()
+            raise
         self._closing = False
+        self._flusher.start()
         self._group_writer = threading.Thread(target=self._write_groups, name="group-commit", daemon=True)
         self._group_writer.start()
 
@@ -241,15 +262,24 @@ class Store:
             self._arrived.notify()
         if self._group_writer is not None:
             self._group_writer.join()
+        self._flusher.stop()
+        with self._lock:
             self._group_writer = None
-        self._drop_writer()
+            self._drop_writer()
         self.engine.dispose()
         self._server_lock.release()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Session]:
-        """Open the one write transaction; commit at the end of the block, roll back when it raises."""
+    def writing(self, *, durable: bool = True) -> Iterator[Session]:
+        """Open the one write transaction; commit at the end of the block, roll back when it raises.
+
+        The block's end returns when the commit survives a power cut; with `durable` False as soon as others see it,
+        and whoever is told of it has to be told through `when_durable`.
+        """
         with self._lock:
+            if self._group_writer is None:
+                # Another server may have it by now.
+                raise StoreUnavailableError("the store is closed: the server is stopping")
             with database.translated_errors():
                 connection = self._writing_connection()
                 try:
@@ -257,12 +287,21 @@ class Store:
                         session = Session(connection, to_ms(self._clock.now()), self._counters)
                         yield session
                         session.finish()
-                except sa.exc.DBAPIError:
+                except (sa.exc.DBAPIError, StoreUnavailableError):
                     self._drop_writer()  # it may be half broken; the next transaction gets a new one
                     raise
             instructions = session.committed()
         if instructions:
+            self._nudge(instructions)
+        if durable:
+            self.flush()
+
+    def _nudge(self, instructions: Sequence[Instruction]) -> None:
+        try:
             self.on_commit(instructions)
+        except Exception:
+            # What is committed must not look as if it had failed: the caller would do it again.
+            log.exception("a nudge after a commit failed")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -271,12 +310,24 @@ class Store:
             yield connection
             connection.rollback()
 
-    def write_soon(self, function: Callable[[Session], T]) -> Future[T]:
-        """Run a small write in a commit shared with others; the future resolves once it is on disk.
+    def flush(self) -> None:
+        """Return once all that is committed now survives a power cut.
 
+        Errors: StoreUnavailableError.
+        """
+        self._flusher.wait()
+
+    def when_durable(self, told: Callable[[StoreUnavailableError | None], None]) -> None:
+        """Call back, on another thread, once all that is committed now survives a power cut."""
+        self._flusher.when_durable(told)
+
+    def write_soon(self, function: Callable[[Session], T], *, durable: bool = True) -> Future[T]:
+        """Run a small write in a commit shared with others; the future resolves once it survives a power cut.
+
+        With `durable` False it resolves as soon as others see it.
         Errors: in the future: what the function raised (it alone is undone), or StoreUnavailableError.
         """
-        call = _Call(function, Future())
+        call = _Call(function, Future(), durable)
         with self._arrived:
             if self._closing or self._group_writer is None:
                 call.future.set_exception(StoreUnavailableError("the server is stopping; try again shortly"))
@@ -298,19 +349,28 @@ class Store:
                     return
             done: list[_Call] = []
             try:
-                with self.writing() as session:
+                with self.writing(durable=False) as session:
                     self._run_group(session, done)
             except Exception as error:  # whatever it was, it is the callers' to know; they wait for an answer
                 if not isinstance(error, StoreUnavailableError):
                     log.exception("a shared commit failed")
+                if not done:  # not even begun: those who wait are told, instead of trying again at once for ever
+                    done.extend(self._give_up_waiting())
                 for call in done:
-                    call.future.set_exception(call.error or error)
+                    call.resolve(error)
                 continue
+            patient = [call for call in done if call.durable and call.error is None]
+            if patient:
+                self._flusher.when_durable(partial(_resolve_all, patient))
             for call in done:
-                if call.error is not None:
-                    call.future.set_exception(call.error)
-                else:
-                    call.future.set_result(call.result)
+                if not call.durable or call.error is not None:
+                    call.resolve()
+
+    def _give_up_waiting(self) -> list[_Call]:
+        with self._arrived:
+            waiting = list(self._calls)
+            self._calls.clear()
+        return waiting
 
     def _run_group(self, session: Session, done: list[_Call]) -> None:
         started = self._clock.monotonic()
@@ -321,7 +381,8 @@ class Store:
                 with session.savepoint():
                     call.result = call.function(session)
             except Exception as error:
-                if isinstance(error, sa.exc.DBAPIError) and database.is_unavailable(error):
+                unavailable = isinstance(error, sa.exc.DBAPIError) and database.is_unavailable(error)
+                if unavailable or isinstance(error, StoreUnavailableError):
                     raise  # nobody's call can be stored now
                 call.error = error
 
@@ -341,6 +402,11 @@ class Store:
         if writer is not None:
             writer.invalidate()
             writer.close()
+
+
+def _resolve_all(calls: Sequence[_Call], error: StoreUnavailableError | None) -> None:
+    for call in calls:
+        call.resolve(error)
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

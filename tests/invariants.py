@@ -60,7 +60,8 @@ class Snapshot:
         """Yield a sentence for each thing that should not be."""
         for row in self.jobs.values():
             status = JobStatus(row.status)
-            for sentence in (*self._graph(row), *self._status(row, status), *self._run_of(row, status)):
+            sentences = (*self._graph(row), *self._sums(row), *self._status(row, status), *self._run_of(row, status))
+            for sentence in sentences:
                 yield f"job {row.id} ({status}): {sentence}"
         for row in self.runs.values():
             for sentence in self._run(row):
@@ -88,6 +89,33 @@ class Snapshot:
         if row.root_id not in self.jobs:
             yield f"its root {row.root_id} does not exist"
 
+    def _sums(self, row: Any) -> Iterator[str]:
+        if not row.tree_exact or not self.children[row.id] or self.being_deleted:
+            return
+        tree = [self.jobs[job_id] for job_id in self._below([row.id])]
+        done = [each for each in tree if each.status in SETTLED]
+        won = [each for each in done if each.status == JobStatus.SUCCEEDED and each.has_command and each.started_at]
+        right = {
+            "tree_jobs": len(tree),
+            "tree_settled": len(done),
+            "tree_counted": sum(each.counted for each in tree),
+            "tree_progress": sum(
+                1.0 if each.status == JobStatus.SUCCEEDED else each.progress for each in done if each.counted
+            ),
+            "tree_waiting": sum(
+                each.has_command and each.status not in SETTLED and not each.command_done and each.run_id is None
+                for each in tree
+            ),
+            "tree_finished": len(won),
+            "tree_finished_ms": sum(each.ended_at - each.started_at for each in won),
+        }
+        for name, value in right.items():
+            if abs(getattr(row, name) - value) > 1e-6:
+                yield f"{name} is {getattr(row, name)}, but should be {value}"
+        starts = [each.started_at for each in tree if each.started_at is not None]
+        if starts and (row.tree_started_at is None or row.tree_started_at > min(starts)):
+            yield f"tree_started_at is {row.tree_started_at}, but something was started at {min(starts)}"
+
     def _status(self, row: Any, status: JobStatus) -> Iterator[str]:
         if (status in SETTLED) != (row.ended_at is not None):
             yield f"ended_at is {row.ended_at}"
@@ -100,14 +128,17 @@ class Snapshot:
                 yield "it has nothing to run"
         if status is JobStatus.SUCCEEDED and (row.children_unsettled or row.children_unsuccessful):
             yield f"{row.children_unsettled} children unsettled, {row.children_unsuccessful} unsuccessful"
+        if not 0.0 <= row.progress <= 1.0:
+            yield f"progress is {row.progress}"
+        yield from self._wishes_of(row, status)
+
+    def _wishes_of(self, row: Any, status: JobStatus) -> Iterator[str]:
         if row.held_by_wish and row.id not in self.held_back:
             yield "it is held, but no unfinished wish has it"
         if status in PAUSE_WISHED and not row.pause_wished:
             yield "nobody wishes the pause"
         if row.pause_wished and status not in MAY_WISH_PAUSE:
             yield "a pause is wished of it"
-        if not 0.0 <= row.progress <= 1.0:
-            yield f"progress is {row.progress}"
 
     def _run_of(self, row: Any, status: JobStatus) -> Iterator[str]:
         if status in HOLDS_RUN and row.run_id is None:

@@ -39,7 +39,7 @@ def clients(_options: argparse.Namespace, farm: Farm, screen: Screen) -> int:
         )
         screen.table(columns, [_row(each, names) for each in found])
         for each in found:
-            if each.get("stateReason"):
+            if each.get("stateReason") and not each.get("available"):
                 screen.line(f"{shown.label(each)}: {shown.one_line(each['stateReason'])}")
     else:
         screen.aside(f'no clients; on each machine of the farm run "hqclient --server {farm.url}"')

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hqueue.clock import Clock
 
 PIECE_BYTES: Final = 256 * 1024
-POLL_S: Final = 0.5
+POLL_S: Final = 0.2
 LONGEST_POLL_S: Final = 2.0
 OVER: Final = frozenset({"succeeded", "failed", "cancelled"})
 # Half as much again after each answer without news: a short job is noticed at once, a long one costs little.

@@ -58,3 +58,5 @@ def log_to_stderr(*, debug: bool = False) -> None:
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    # It announces itself at every start; that it is there is no news.
+    logging.getLogger("alembic").setLevel(logging.INFO if debug else logging.WARNING)

@@ -55,6 +55,7 @@ class Conversation:
         dice: random.Random,
     ) -> None:
         self._runs = runs
+        self._account = runs.account
         self._identity = identity
         self._load = load
         self._on_registered = on_registered
@@ -93,17 +94,17 @@ class Conversation:
         if now >= self._heartbeat_at:
             return self._heartbeat(now)
         # Output of ended runs first, for their reports wait for it; but much of it must not hold other news up.
-        if self._runs.ended_output and not (self._runs.news and self._output_last):
+        if self._account.ended_output and not (self._runs.news and self._output_last):
             return self._output()
         if self._runs.news:
             return self._report(now) or self._heartbeat(now)
-        return self._output() if self._runs.running_output else None
+        return self._output() if self._account.running_output else None
 
     def last_call(self, now: float) -> Call | None:
         """Return a call to make before leaving: what is still to be delivered, without asking for work."""
         if not self.reachable:
             return None
-        if self._runs.ended_output:
+        if self._account.ended_output:
             return self._output()
         return self._report(now, at_least=1)
 
@@ -150,21 +151,21 @@ class Conversation:
             self._take_heartbeat(call, value, now)
         elif call.method == "farm.report":
             self._runs.acknowledge(value["acknowledged"])
-            self._runs.resend(value["resend"], now)
+            self._account.resend(value["resend"], now)
         else:
-            self._runs.lengths(call.pieces, value)
+            self._runs.news |= self._account.lengths(call.pieces, value)
 
     def _take_heartbeat(self, call: Call, value: Any, now: float) -> None:
-        if value["stale"] or value["number"] != self._number:
-            return
         self._interval_s = float(value["interval"])
         self._heartbeat_at = now if value.get("poll") else now + self._interval_s
+        if value["stale"] or value["number"] != self._number:
+            return
         body = call.params[-1]
         if body["terminating"] and not body["runs"]:
             self._said_terminating = True
         # What has ended makes room before what is new.
         self._runs.acknowledge(value["acknowledged"])
-        self._runs.resend(value["resend"], now)
+        self._account.resend(value["resend"], now)
         self._runs.wish(value["wishes"], now)
         self._runs.take(value["assignments"])
 
@@ -177,24 +178,27 @@ class Conversation:
         self._heartbeat_at = now
         body = {
             **self._load(),
-            "condemned": self._runs.condemned,
+            "condemned": self._account.condemned,
             "terminating": self._runs.terminating,
-            "runs": self._runs.listing(now),
-            "reports": self._runs.reports(now, REPORTS),
+            "runs": self._account.listing(now),
+            "reports": self._account.reports(now, REPORTS),
         }
         return Call("farm.heartbeat", (self.client_id, *self._credentials, self._number, body))
 
     def _report(self, now: float, *, at_least: int = REPORTS + 1) -> Call | None:
         """Return a call with end reports alone: a backlog goes this way, so that no heartbeat grows long."""
-        reports = self._runs.reports(now, REPORTS + 1)
+        reports = self._account.reports(now, REPORTS + 1)
         if len(reports) < at_least:
             return None
         return Call("farm.report", (self.client_id, *self._credentials, reports[:REPORTS]))
 
     def _output(self) -> Call:
         self._output_last = True
-        pieces = tuple(self._runs.pieces(OUTPUT_BYTES))
-        told = [{"token": token, "offset": offset, "data": data} for token, offset, data in pieces]
+        pieces = tuple(self._account.pieces(OUTPUT_BYTES))
+        told = [
+            {"token": token, "offset": offset, "data": data, **({} if offset else self._account.place(token))}
+            for token, offset, data in pieces
+        ]
         return Call("farm.output", (self.client_id, self._identity["key"], told), pieces)
 
     @property

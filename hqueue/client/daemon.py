@@ -29,7 +29,7 @@ from hqueue.client.runner import IDLE_S
 from hqueue.client.runnerlink import RunnerLink
 from hqueue.client.runs import Runs
 from hqueue.client.statefolder import StateFolder
-from hqueue.client.workspace import Workspaces, remove_tree
+from hqueue.client.workspace import Workspaces, remove_tree, sentence
 from hqueue.clock import Clock, SystemClock
 from hqueue.errors import ConfigError
 
@@ -292,8 +292,10 @@ class Daemon:
             log.warning("ending %d commands that the server no longer counts as this client's", held)
             self._runs.kill_all("unknown", self._clock.monotonic())
             until = self._clock.monotonic() + 4 * self._runs.kill_grace_s
-            while any(run.report is None for run in self._runs) and self._clock.monotonic() < until:
+            while self._clock.monotonic() < until:
                 self._work(lambda _now: None)
+                if all(run.report is not None for run in self._runs):
+                    break
                 self._sleep(until)
         log.error("the server refuses this client: %s", sentence)
         sys.stderr.write(f"hqclient: {self._config.server_url} refuses this client: {sentence}\n")
@@ -373,8 +375,12 @@ def main(config: ClientConfig) -> int:
     except ConfigError as error:
         sys.stderr.write(f"hqclient: {error.message}\n")
         return EXIT_UNUSABLE
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: daemon.stop())
+    except OSError as error:
+        sys.stderr.write(f"hqclient: {sentence(error, str(config.state_dir))}\n")
+        return EXIT_UNUSABLE
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            signal.signal(number, lambda *_: daemon.stop())
     for warning in config.warnings:
         log.warning("%s", warning)
     ready = f"hqclient {__version__} {daemon.label} ready at {daemon.address}, server {config.server_url}"

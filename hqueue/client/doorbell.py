@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from hqueue.errors import ConfigError, HQueueError, UnknownMethodError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 64 * 1024
 PATIENCE_S = 2.0  # with a caller that sends slowly or not at all; calls are answered one after the other
@@ -87,6 +90,11 @@ class Doorbell(SimpleXMLRPCServer):
             self.shutdown()
             self._thread.join()
         self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Note that a caller broke off, or worse; the next one is served all the same."""
+        del request
+        log.info("a call from %s failed", client_address, exc_info=True)  # noqa: LOG014 - socketserver calls this in its handler
 
     def answer(self, method: str, params: tuple[Any, ...], peer: str) -> bool:
         """Carry out a call; the peer is the caller's address."""

@@ -24,7 +24,7 @@ _OWN_NAMES = frozenset(
         "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE", "PYTHONWARNINGS", "PYTHONDEVMODE", "__PYVENV_LAUNCHER__",
         "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
         "INVOCATION_ID", "JOURNAL_STREAM", "WATCHDOG_PID", "WATCHDOG_USEC", "MAINPID", "PWD", "OLDPWD", "SHLVL", "_",
-        "BASH_ENV", MARKER,
+        MARKER,
     }
 )  # fmt: skip
 _PATH_LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -83,10 +83,12 @@ class Environment:
         self.folders = {}
         for folder in network_folders:
             here = str(folder.get(platforms.NAME) or "")
+            names = {str(folder["name"])}
             if folder.get("main"):
                 here = self.root_override or here
-                self.folders["HQROOT"] = here
-            self.folders[str(folder["name"])] = here
+                names.add("HQROOT")
+            if here:
+                self.folders.update(dict.fromkeys(names, here))
 
     def of(self, assignment: Mapping[str, Any], scratch: str, mark: str) -> dict[str, str]:
         """Return the whole environment of a run.

@@ -100,7 +100,7 @@ class Journal:
             try:
                 fields = json.loads(line)
                 token = str(fields.pop("token"))
-            except (ValueError, AttributeError, KeyError):
+            except (ValueError, TypeError, AttributeError, KeyError):
                 self.unreadable_lines += 1
                 continue
             if fields.get("gone"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hqueue.client.conversation import Call
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 256 << 20
@@ -71,9 +74,15 @@ class ServerLink:
             try:
                 self._before()
                 value = self._exchange(dumps_request(call.method, call.params))
-            except (OSError, http.client.HTTPException, Fault, HQueueError) as error:
-                if not isinstance(error, Fault):
-                    self._close()
+            except Fault as error:
+                self._on_failure(call, error)
+            except (OSError, http.client.HTTPException, HQueueError) as error:
+                self._close()
+                self._on_failure(call, error)
+            except Exception as error:
+                # A bug of ours; this thread must not die of it, for a client without a voice is a lost client.
+                log.exception("%s could not be made", call.method)
+                self._close()
                 self._on_failure(call, error)
             else:
                 self._on_answer(call, value)

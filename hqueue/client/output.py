@@ -40,20 +40,18 @@ class Output:
         """Tell whether the server has all that was there at the last look."""
         return self.dropped or (self.sent >= self.size and not self.unsure)
 
-    def look(self, *, closely: bool = False) -> bool:
-        """Look how far the file has grown; tell whether it was cut short, so that `shift` is another now.
+    def look(self, *, closely: bool = False) -> None:
+        """Look how far the file has grown, and whether it was cut short.
 
-        `closely`: also when it is exactly as long as what was sent; that takes more than one look at a name.
+        `closely`: notice that also when it is exactly as long as what was sent, which means opening it.
         """
         try:
             length = os.stat(self._path).st_size  # noqa: PTH116 - for each running command, twice a second
         except OSError:
             length = 0
         self.size = self.shift + length
-        if self.unsure or (self.size >= self.sent and not (closely and self.sent > self.shift and self._was_cut())):
-            return False
-        self._start_over(length)
-        return True
+        if not self.unsure and (self.size < self.sent or (closely and self._was_cut())):
+            self._start_over(length)
 
     def adopt(self) -> None:
         """Start from a file that an earlier daemon may have handed over in part."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -195,6 +193,8 @@ def find_shell(wanted: str, environment: Mapping[str, str]) -> Shell | None:
     `wanted` may bring arguments (`bash -l`); "" is bash where there is one, else sh; cmd on Windows, also in place of a
     bash that is not there. The job's own PATH is searched.
     """
+    import shutil  # noqa: PLC0415 - not wanted in the runner
+
     path = environment.get("PATH", os.defpath)
     if NAME == "windows":
         if wanted in {"", "cmd"} or (wanted == "bash" and not shutil.which("bash", path=path)):
@@ -282,6 +282,8 @@ def connect_in(folder: Path, seconds: float) -> socket.socket:
         if len(os.fsencode(path)) <= SHORT_ENOUGH:
             connection.connect(str(path))
         else:
+            import tempfile  # noqa: PLC0415 - not wanted in the runner
+
             with tempfile.TemporaryDirectory(prefix="hq", dir="/tmp") as short:
                 link = Path(short) / "s"
                 link.symlink_to(folder)

@@ -20,20 +20,22 @@ class Run:
 
     __slots__ = (
         "argv", "assignment", "boot", "ended_at", "environment", "halted_at", "halted_s", "job_id", "kill",
-        "kill_reason", "lost", "lost_message", "max_s", "output", "output_turn", "pack", "peak_kb", "pid", "report",
-        "report_at", "sent", "signal", "start", "started_at", "status", "token", "wants_halt", "wish_done",
-        "wish_number",
+        "kill_reason", "lost", "lost_message", "max_s", "noted_shift", "output", "output_turn", "pack", "peak_kb",
+        "pid", "place", "report", "report_at", "sent", "signal", "start", "started_at", "status", "token",
+        "wants_halt", "wish_done", "wish_number",
     )  # fmt: skip
 
     def __init__(self, token: str, output: Output, *, boot: str, assignment: dict[str, Any] | None = None) -> None:
         self.token = token
         self.output = output
+        self.noted_shift = output.shift
         self.boot = boot
         self.assignment = assignment  # until it is known to have been started
         self.job_id = (assignment or {}).get("jobId", 0)
         self.max_s = float((assignment or {}).get("maxTime") or 0)
         self.argv: list[str] = []
         self.environment: dict[str, str] = {}
+        self.place: dict[str, str] = {}  # shell, folder and a remark, for the head of its log; not kept on the disk
         self.sent = False  # a runner may have started it
         self.pid = 0  # the shell's; 0 until the runner has said it
         self.start = 0.0  # the shell's start time, which tells it from a later process of that number

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 10.0  # what a runner on a swapping machine may take to answer
+READY_S = 10.0  # for a new runner to be there
+ANSWER_S = 60.0  # for a runner on a swapping machine to answer; then it is killed, and with it all it started
 # Only the standard library and this package: the runner needs nothing else, and each import stays in memory for months.
 _CODE = "import sys; sys.path.append(sys.argv[1]); from hqueue.client.runner import main; main(*sys.argv[2:])"
 
@@ -84,16 +85,14 @@ class RunnerLink:
             assert child.stdout is not None  # noqa: S101 - for the type checker; a pipe was asked for
             with child.stdout as pipe:
                 ready = (
-                    pipe.readline()
-                    if platforms.NAME == "windows" or select.select([pipe], [], [], ANSWER_S)[0]
-                    else b""
+                    pipe.readline() if platforms.NAME == "windows" or select.select([pipe], [], [], READY_S)[0] else b""
                 )
             if not ready:
                 child.kill()
                 child.wait()
                 raise OSError("it did not get ready; runner.log in the state folder may say why")  # noqa: TRY301 - one way out
             self._child = child
-            self._connect(ANSWER_S)
+            self._connect(READY_S)
         except (OSError, ValueError) as error:
             self.problem = f"the client cannot start the process that runs commands: {error}"
             return False
@@ -179,6 +178,6 @@ class RunnerLink:
         with contextlib.suppress(OSError):
             platforms.send_signal(pid, platforms.KILL)
         never = threading.Event()
-        until = self._clock.monotonic() + ANSWER_S
+        until = self._clock.monotonic() + READY_S
         while platforms.process_start(pid) == started and self._clock.monotonic() < until:
             self._clock.wait(never, 0.01)

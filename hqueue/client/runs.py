@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hqueue.client.account import Account
 from hqueue.client.environment import UnusableEnvironmentError
 from hqueue.client.output import Output
 from hqueue.client.processes import Kill, Pack, mark
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLLOW_EVERY_S = 0.4  # how often the output of running commands is looked at
-PIECE_BYTES = 128 * 1024  # of one run, while others have output too
-RESEND_PAUSE_S = 1.0
 
 
 class Starter(Protocol):
@@ -75,6 +74,7 @@ class Runs:
         self._boot = boot
         self._umask = umask
         self._runs: dict[str, Run] = {}
+        self.account = Account(self._runs)
         self._to_forget: list[str] = []
         self._follow_at = 0.0
         self._journal_failing = False
@@ -92,6 +92,8 @@ class Runs:
 
     def load(self) -> None:
         """Take up what an earlier daemon left in the journal."""
+        if self._journal.unreadable_lines:
+            log.warning("%d lines of %s cannot be read", self._journal.unreadable_lines, self._journal.path)
         for token, entry in self._journal.entries.items():
             run = Run.from_entry(token, entry, self._output(token, entry))
             self._runs[token] = run
@@ -203,14 +205,6 @@ class Runs:
         if self.terminating and not self._runs:
             self.news = True
 
-    def resend(self, wanted: Iterable[Mapping[str, Any]], now: float) -> None:
-        """Send output again from where the server says, before the end report is repeated."""
-        for entry in wanted:
-            run = self._runs.get(str(entry["token"]))
-            if run is not None:
-                run.output.server_has(int(entry["length"]))
-                run.report_at = now + RESEND_PAUSE_S
-
     def terminate(self, now: float) -> None:
         """Take no more runs, and cancel those that are halted; the others go on to their end."""
         self.terminating = self.news = True
@@ -223,67 +217,6 @@ class Runs:
         for run in list(self._runs.values()):
             self._kill(run, reason, now)
 
-    # -- what the server is told ---------------------------------------------------------------------------------------
-
-    def listing(self, now: float) -> list[dict[str, Any]]:
-        """Return every run as a heartbeat lists it."""
-        return [run.listed(now) for run in self._runs.values()]
-
-    def reports(self, now: float, limit: int) -> list[dict[str, Any]]:
-        """Return end reports whose output has been handed over whole."""
-        found = []
-        for run in self._runs.values():
-            if run.report is not None and run.report_at <= now and run.output.delivered:
-                found.append(run.final_report())
-                if len(found) == limit:
-                    break
-        return found
-
-    def pieces(self, limit: int) -> list[tuple[str, int, bytes]]:
-        """Return output to send, `limit` bytes at most: token, offset, data. Ended runs first: reports wait for it."""
-        waiting = [run for run in self._runs.values() if not run.output.delivered]
-        waiting.sort(key=lambda run: (run.report is None, run.output_turn))
-        pieces = []
-        share = limit if len(waiting) == 1 else PIECE_BYTES
-        for run in waiting:
-            if limit <= 0:
-                break
-            run.output_turn += 1
-            offset, data = run.output.piece(min(limit, share))
-            limit -= len(data)
-            pieces.append((run.token, offset, data))
-        return pieces
-
-    def lengths(self, pieces: Sequence[tuple[str, int, bytes]], lengths: Sequence[int]) -> None:
-        """Take the server's answer to pieces: how much it has of each."""
-        for (token, _, _), length in zip(pieces, lengths, strict=True):
-            run = self._runs.get(token)
-            if run is None:
-                continue
-            run.output.server_has(int(length))
-            if run.output.delivered and run.report is not None:
-                run.output.finish()
-                self.news = True
-
-    @property
-    def ended_output(self) -> bool:
-        """Tell whether the output of an ended run is still to be handed over."""
-        return any(run.report is not None and not run.output.delivered for run in self._runs.values())
-
-    @property
-    def running_output(self) -> bool:
-        """Tell whether a running command has written something that is still to be handed over."""
-        return any(run.report is None and not run.output.delivered for run in self._runs.values())
-
-    @property
-    def condemned(self) -> str:
-        """Return what makes this machine unfit for work, as a sentence; "" if nothing does."""
-        for run in self._runs.values():
-            if run.kill is not None and run.kill.survivors:
-                pids = ", ".join(map(str, run.kill.survivors[:5]))
-                return f"process {pids} of job {run.job_id} would not die"
-        return ""
-
     # -- as time goes by -----------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
@@ -291,8 +224,9 @@ class Runs:
         if now >= self._follow_at:
             self._follow_at = now + FOLLOW_EVERY_S
             for run in self._runs.values():
-                if run.pid and run.report is None and run.output.look():
-                    self._journal.put(run.token, shift=run.output.shift)
+                if run.pid and run.report is None:
+                    run.output.look()
+                    self._note_shift(run)
         for run in list(self._runs.values()):
             if run.report is not None:
                 if 0.0 < run.report_at <= now:
@@ -342,6 +276,12 @@ class Runs:
             output.size = min(output.size, int(entry["output_bytes"]))
         return output
 
+    def _note_shift(self, run: Run) -> None:
+        """Have the next daemon know which part of the output is no longer in its file."""
+        if run.output.shift != run.noted_shift:
+            run.noted_shift = run.output.shift
+            self._journal.put(run.token, shift=run.noted_shift)
+
     def _prepare(self, run: Run) -> bool:
         assignment = run.assignment or {}
         try:
@@ -355,6 +295,7 @@ class Runs:
             self._finish(run, "refused", message=str(error))
             return False
         run.environment = environment
+        run.place = {"shell": " ".join(run.argv[:-1]), "folder": self._workspaces.scratch(run.token), "remark": remark}
         if remark:
             log.warning("job %s: %s", run.job_id, remark)
         return True
@@ -453,8 +394,9 @@ class Runs:
         return run.pack
 
     def _finish(self, run: Run, outcome: str, *, message: str = "") -> None:
-        if run.sent and run.output.look(closely=True):
-            self._journal.put(run.token, shift=run.output.shift)
+        if run.sent:
+            run.output.look(closely=True)
+            self._note_shift(run)
         run.finish(outcome, message)
         if outcome == "refused":
             log.warning("job %s refused: %s", run.job_id, message)

@@ -1,4 +1,15 @@
-"""The client's state folder: who this client is, and that nobody else is it."""
+"""The client's state folder: who this client is, and that nobody else is it.
+
+hqnode.lock      locked while a daemon works on the folder
+hqnode.log       the daemon's log
+hqnode.pid       the daemon's process number
+hqnode.port      the port it listens on
+hqnode.key       the random key that tells this folder from any other
+hqnode.incarnation  how often a daemon was started here
+runs.jsonl       what runs are held, what was wished of them, how they ended
+runs/TOKEN/      a run's working folder; TOKEN.script and TOKEN.output beside it
+runner.*         the runner: socket, lock, journal, log
+"""
 
 from __future__ import annotations
 
@@ -12,17 +23,6 @@ from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-LAYOUT = """hqnode.lock      locked while a daemon works on the folder
-hqnode.log       the daemon's log
-hqnode.pid       the daemon's process number
-hqnode.port      the port it listens on
-hqnode.key       the random key that tells this folder from any other
-hqnode.incarnation   how often a daemon was started here
-runs.jsonl       what runs are held, what was wished of them, how they ended
-runs/TOKEN/      a run's working folder; TOKEN.script and TOKEN.output beside it
-runner.*         the runner: socket, lock, journal, log
-"""
 
 
 class StateFolder:

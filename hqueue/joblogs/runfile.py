@@ -64,7 +64,7 @@ class RunFile:
         with _closing_on_error(fd):
             body = header.rstrip("\n").encode("utf-8", "replace") + b"\n"
             header_bytes = FIRST_LINE_BYTES + len(body)
-            os.ftruncate(fd, 0)
+            _cut(fd, 0)
             _write_all(fd, _first_line(header_bytes, None) + body, 0)
         return cls(fd, header_bytes, 0, finished=False)
 
@@ -106,7 +106,7 @@ class RunFile:
         # First the mark, then the line: see append().
         _write_all(self.fd, _first_line(self.header_bytes, self.output_bytes), 0)
         self.finished = True
-        os.ftruncate(self.fd, self.end)
+        _cut(self.fd, self.end)
         text = " ".join(line.split("\n")) + "\n"
         _write_all(self.fd, before + text.encode("utf-8", "replace"), self.end)
 
@@ -151,6 +151,13 @@ def sync_folder(folder: Path) -> None:
 def _first_line(header_bytes: int, output_bytes: int | None) -> bytes:
     said = "-" * 15 if output_bytes is None else f"{output_bytes:015d}"
     return f"hqueue log 1: {header_bytes:08d} bytes of header, {said} bytes of output\n".encode()
+
+
+def _cut(fd: int, length: int) -> None:
+    """Shorten a file that is longer."""
+    # One that was cut to nothing, even from nothing, is flushed by ext4 when it is closed: 0.9 ms instead of 0.1.
+    if os.fstat(fd).st_size > length:
+        os.ftruncate(fd, length)
 
 
 def _write_all(fd: int, data: bytes | memoryview, at: int) -> None:

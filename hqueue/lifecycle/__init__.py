@@ -5,6 +5,8 @@ submission  submit(): a graph of specifications becomes jobs
 runs        what is assigned to clients, and how it ends
 clients     what a client says, and what there is to tell it
 wishes      actions on jobs and their relatives, in small steps that survive a crash
+trees       sums over everything below a job
+deletion    jobs that go for good, and what they leave behind
 repair      what a start checks and mends
 
 All take the open `Session` first and never commit.
@@ -12,8 +14,9 @@ All take the open `Session` first and never commit.
 
 from hqueue.lifecycle.repair import repair
 from hqueue.lifecycle.runs import Report, assign, end_run, lose_client
-from hqueue.lifecycle.status import Cause, apply
+from hqueue.lifecycle.status import Cause, apply, count_in
 from hqueue.lifecycle.submission import submit
+from hqueue.lifecycle.trees import is_counted
 from hqueue.lifecycle.wishes import Action, act, below_unfinished, step
 
 __all__ = [
@@ -24,7 +27,9 @@ __all__ = [
     "apply",
     "assign",
     "below_unfinished",
+    "count_in",
     "end_run",
+    "is_counted",
     "lose_client",
     "repair",
     "step",

@@ -78,7 +78,7 @@ class Orders:
         return bool(self.assignments or self.wishes)
 
 
-def register(session: Session, identity: Identity, ip: str) -> int:
+def register(session: Session, identity: Identity, ip: str, max_rescues: int = MAX_RESCUES) -> int:
     """Store a client that reports for the first time, or again, and return its id.
 
     Same label and key: the newer incarnation wins. Same label and another key: refused while the known one is not
@@ -104,9 +104,10 @@ def register(session: Session, identity: Identity, ip: str) -> int:
             raise ClientRefusedError(
                 f"another machine is registered as {identity.label}; give this one a name (hqclient --name NAME)",
             )
+        cause = Cause(f"another machine took over {identity.label}", max_rescues=max_rescues)
         for row in open_runs(connection, known.id):
             fence(session, row)
-            apply_to_current(session, row, JobEvent.RUN_LOST, Cause(f"another machine took over {identity.label}"))
+            apply_to_current(session, row, JobEvent.RUN_LOST, cause)
     connection.execute(sa.update(client).where(client.c.id == known.id).values(**values))
     return int(known.id)
 
@@ -244,54 +245,63 @@ def orders(connection: sa.Connection, client_id: int, listing: Collection[Listed
             # Newer than what the client has carried out, or it would take it for an old one.
             number = max(tokens[token].wish + 1, row.wish_number if row else 1)
             wishes.append(_wish(token, "die", number, "unknown"))
-    return Orders(_assignments(connection, client_id, fresh), wishes)
+    return Orders(_assignments(connection, [row.id for row in fresh]), wishes)
 
 
 def _wish(token: str, wish: str, number: int, reason: str) -> dict[str, Any]:
     return {"token": token, "wish": wish, "number": number, "reason": reason}
 
 
-_HELD_COLUMNS: Final = (
-    job.c.id,
-    job.c.name,
-    job_spec.c.command_json,
-    job_spec.c.shell,
-    job_spec.c.environment_json,
-    job_spec.c.tags_json,
-    job_spec.c.max_time_s,
+_ASSIGNED: Final = (
+    sa.select(
+        run.c.id.label("run_id"),
+        run.c.token,
+        run.c.job_id,
+        run.c.attempt,
+        run.c.cpus,
+        job.c.name,
+        job_spec.c.command_json,
+        job_spec.c.shell,
+        job_spec.c.environment_json,
+        job_spec.c.tags_json,
+        job_spec.c.max_time_s,
+        client.c.hostname,
+        client.c.platform,
+    )
+    .join(job, job.c.id == run.c.job_id)
+    .join(job_spec, job_spec.c.job_id == run.c.job_id)
+    .join(client, client.c.id == run.c.client_id)
+    .where(run.c.id.in_(sa.bindparam("runs", expanding=True)))
+    .order_by(run.c.id)
 )
 
 
-def _assignments(connection: sa.Connection, client_id: int, fresh: Sequence[RunRow]) -> list[dict[str, Any]]:
-    if not fresh:
-        return []
-    where = sa.select(client.c.hostname, client.c.platform).where(client.c.id == client_id)
-    hostname, platform = connection.execute(where).one()
-    query = sa.select(*_HELD_COLUMNS, run.c.cpus).join(job_spec, job_spec.c.job_id == job.c.id)
-    query = query.join(run, run.c.open_job_id == job.c.id).where(job.c.id.in_([row.job_id for row in fresh]))
-    specs = {row.id: row for row in connection.execute(query)}
-    found = []
-    for row in fresh:
-        spec = specs.get(row.job_id)
-        if spec is None:
-            continue  # deleted in between; its run is told to die
-        command = json.loads(spec.command_json) if spec.command_json else ""
-        found.append(
-            {
-                "token": row.token,
-                "jobId": row.job_id,
-                "attempt": row.attempt,
-                "name": spec.name,
-                "command": command.get(os_of(platform), "") if isinstance(command, dict) else command,
-                "shell": spec.shell,
-                "environment": json.loads(spec.environment_json),
-                "maxTime": spec.max_time_s or 0,
-                "hosts": [hostname],
-                "tags": json.loads(spec.tags_json),
-                "cpus": spec.cpus,
-            },
-        )
-    return found
+def _assignments(connection: sa.Connection, runs: Sequence[int]) -> list[dict[str, Any]]:
+    """Return runs as their client is told of them; those of deleted jobs are left out, for they are to die."""
+    return [_as_assignment(row) for row in connection.execute(_ASSIGNED, {"runs": runs})] if runs else []
+
+
+def assignment(connection: sa.Connection, run_id: int) -> dict[str, Any] | None:
+    """Return a run as its client was told of it, None when its job is deleted."""
+    return next(iter(_assignments(connection, [run_id])), None)
+
+
+def _as_assignment(row: Any) -> dict[str, Any]:
+    command = json.loads(row.command_json) if row.command_json else ""
+    return {
+        "token": row.token,
+        "runId": row.run_id,
+        "jobId": row.job_id,
+        "attempt": row.attempt,
+        "name": row.name,
+        "command": command.get(os_of(row.platform), "") if isinstance(command, dict) else command,
+        "shell": row.shell,
+        "environment": json.loads(row.environment_json),
+        "maxTime": row.max_time_s or 0,
+        "hosts": [row.hostname],
+        "tags": json.loads(row.tags_json),
+        "cpus": row.cpus,
+    }
 
 
 def time_limits(connection: sa.Connection, client_id: int) -> dict[str, int]:

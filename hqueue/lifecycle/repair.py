@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from hqueue.lifecycle.runs import fence
 from hqueue.lifecycle.runs import open_runs as runs_of_client
 from hqueue.lifecycle.status import Cause, apply
-from hqueue.schema import client, job, job_edge, run, wish
+from hqueue.schema import client, job, job_edge, run, wish_job
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus
 from hqueue.store import Session, chunks
 
@@ -59,7 +59,9 @@ def recount(job_ids: Sequence[int] | None = None) -> sa.Select[tuple[int, int, i
 
 
 def _recount(session: Session) -> list[str]:
-    query = recount().where(job.c.status.in_(_UNSETTLED), job.c.children_total > 0)
+    edge = job_edge.alias()
+    has_children = sa.select(edge.c.child_id).where(edge.c.parent_id == job.c.id).exists()
+    query = recount().where(job.c.status.in_(_UNSETTLED), sa.or_(job.c.children_total > 0, has_children))
     found = session.connection.execute(query).all()
     wrong = [row for row in found if tuple(row[1:4]) != tuple(row[4:7])]
     for row in wrong:
@@ -77,9 +79,8 @@ def _recount(session: Session) -> list[str]:
 
 def _release_held(session: Session) -> list[str]:
     """A job waits for a wish to reach its children; without a wish nobody would ever let it go."""
-    if session.connection.execute(sa.select(wish.c.id).limit(1)).first() is not None:
-        return []
-    query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.held_by_wish)
+    waited_for = sa.select(wish_job.c.job_id).where(wish_job.c.job_id == job.c.id).exists()
+    query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.held_by_wish, ~waited_for)
     held = list(session.connection.execute(query).scalars())
     for part in chunks(held):
         session.connection.execute(sa.update(job).where(job.c.id.in_(part)).values(held_by_wish=False))

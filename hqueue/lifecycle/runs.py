@@ -200,6 +200,8 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str, max_re
     if row.fenced:
         # It was given up before; what counts now is only that it is dead.
         session.connection.execute(sa.update(run).where(run.c.id == row.id).values(fenced=False))
+        if not load(session.connection, [row.job_id]):
+            session.after_commit(DeleteLogs(row.job_id))  # it may have written more since it was given up
         return
     _close(session, row, report)
     if report.outcome == REFUSED:
@@ -323,3 +325,5 @@ def fence(session: Session, row: RunRow) -> None:
         ),
     )
     session.after_commit(WakeScheduler())
+    if not load(session.connection, [row.job_id]):
+        session.after_commit(DeleteLogs(row.job_id))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.errors import JobStateError
+from hqueue.lifecycle import trees
 from hqueue.schema import event as event_table
 from hqueue.schema import job, job_edge, job_spec, run
 from hqueue.states import (
@@ -68,10 +69,21 @@ class JobRow:
     started_at: int | None
     ended_at: int | None
     exit_code: int | None
+    is_root: bool
+    children_total: int
+    counted: bool
 
 
 _COLUMNS: Final = tuple(job.c[name] for name in JobRow.__slots__)
-_UNTOUCHED: Final = ("id", "has_command", "children_unsettled", "children_unsuccessful")
+_UNTOUCHED: Final = (
+    "id",
+    "has_command",
+    "children_unsettled",
+    "children_unsuccessful",
+    "is_root",
+    "children_total",
+    "counted",
+)
 _CHANGED: Final = tuple(name for name in JobRow.__slots__ if name not in _UNTOUCHED)
 _SELECT_ONE: Final = sa.select(*_COLUMNS).where(job.c.id == sa.bindparam("job_id"))
 # The old status in the condition: a row that is not what we took it for is never overwritten.
@@ -127,6 +139,15 @@ def load(connection: sa.Connection, job_ids: Sequence[int]) -> list[JobRow]:
     return rows
 
 
+def statuses(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, JobStatus]:
+    """Return the statuses of the jobs that exist."""
+    found: dict[int, JobStatus] = {}
+    for part in chunks(job_ids):
+        query = sa.select(job.c.id, job.c.status).where(job.c.id.in_(part))
+        found.update((job_id, JobStatus(status)) for job_id, status in connection.execute(query))
+    return found
+
+
 def apply(session: Session, event: JobEvent, job_ids: Sequence[int], cause: Cause | None = None) -> int:
     """Carry an event out on jobs, and what follows from it on their ancestors; return how many of the jobs changed.
 
@@ -156,6 +177,19 @@ def count_children(session: Session, deltas: Mapping[int, tuple[int, int]], caus
     _Change(session, JobEvent.LAST_CHILD_SETTLED, cause or Cause()).count(deltas)
 
 
+def count_in(session: Session, job_ids: Sequence[int], counted: bool) -> None:
+    """Have the progress of jobs with a command be part of their ancestors' overall progress, or not."""
+    changed = [row for row in load(session.connection, job_ids) if row.has_command and row.counted is not counted]
+    shares: dict[int, trees.Share] = {}
+    for row in changed:
+        before = trees.share(row)
+        row.counted = counted
+        shares[row.id] = trees.share(row) - before + trees.Share(counted=1 if counted else -1)
+    for part in chunks([row.id for row in changed]):
+        session.connection.execute(sa.update(job).where(job.c.id.in_(part)).values(counted=counted))
+    trees.add(session.connection, shares, containers=[row.id for row in changed if row.children_total])
+
+
 class _Change:
     """One event on its way through the graph."""
 
@@ -164,13 +198,15 @@ class _Change:
         self._connection = session.connection
         self._event = event
         self._cause = cause
+        self._named: frozenset[int] = frozenset()
 
     def carry_out(self, job_ids: Sequence[int]) -> int:
+        self._named = frozenset(job_ids)
         changed, deltas = self._update(load(self._connection, job_ids), self._event)
         self.count(deltas)
-        if self._event is JobEvent.RESCHEDULE and changed:
-            self._reschedule_ancestors(job_ids)
-        return changed
+        if changed and self._event in {JobEvent.RESCHEDULE, JobEvent.CHILD_ADDED}:
+            self._reopen_ancestors(changed)
+        return len(changed)
 
     def count(self, deltas: Mapping[int, tuple[int, int]]) -> None:
         """Keep the parents' counters, and go on upwards with the parents that react."""
@@ -197,31 +233,32 @@ class _Change:
         others = [row for row in rows if row not in afresh]
         return [(JobEvent.RESCHEDULE, afresh), (JobEvent.CHILD_ADDED, others)]
 
-    def _reschedule_ancestors(self, job_ids: Sequence[int]) -> None:
-        """Reach the settled ancestors above an unsettled one too."""
-        above = ancestors(self._connection, job_ids)
-        settled = [
-            row
-            for row in load(self._connection, sorted(above))
-            if row.status in SETTLED or row.status is JobStatus.ABANDONED
-        ]
-        for row in settled:
+    def _reopen_ancestors(self, job_ids: Sequence[int]) -> None:
+        """Reach what counting does not: settled ancestors above an unsettled one, or above one that stays settled."""
+        for job_id in sorted(ancestors(self._connection, job_ids)):
             # By the time its turn comes an earlier one may have changed it already.
-            _, deltas = self._update(load(self._connection, [row.id]), JobEvent.RESCHEDULE)
-            self.count(deltas)
+            for row in load(self._connection, [job_id]):
+                if self._is_left_behind(row):
+                    self.count(self._update([row], self._event)[1])
 
-    def _update(self, rows: list[JobRow], event: JobEvent) -> tuple[int, dict[int, tuple[int, int]]]:
-        """Change the rows as the table says; return how many, and what that adds to the counters of their parents."""
+    def _is_left_behind(self, row: JobRow) -> bool:
+        if self._event is JobEvent.RESCHEDULE:
+            return row.status in SETTLED or row.status is JobStatus.ABANDONED
+        return row.status in SETTLED and row.children_unsettled > 0
+
+    def _update(self, rows: list[JobRow], event: JobEvent) -> tuple[list[int], dict[int, tuple[int, int]]]:
+        """Change the rows as the table says; return which, and what that adds to the counters of their parents."""
         changes: list[tuple[JobRow, JobRow]] = []
         for row in rows:
             after = self._after(row, event)
             if after is not None and after != row:
                 changes.append((row, after))
         if not changes:
-            return 0, {}
+            return [], {}
         self._write(changes)
+        self._share(changes)
         self._record(changes, event)
-        return len(changes), self._parents_deltas(changes)
+        return [after.id for _, after in changes], self._parents_deltas(changes)
 
     def _after(self, row: JobRow, event: JobEvent) -> JobRow | None:
         """Return the row as it will be, None where nothing changes."""
@@ -259,11 +296,8 @@ class _Change:
         self._enter(after, status)
 
     def _follow(self, after: JobRow, rule: Outcome, event: JobEvent) -> None:  # noqa: C901, PLR0912 - one branch per rule, no nesting
-        if rule is Outcome.PAUSE_LATER:
-            after.pause_wished = True
-            return
-        if rule is Outcome.RESUME_LATER:
-            after.pause_wished = False
+        if rule in {Outcome.PAUSE_LATER, Outcome.RESUME_LATER}:
+            after.pause_wished = rule is Outcome.PAUSE_LATER
             return
         if rule is Outcome.AS_WISHED:
             self._enter(after, self._as_wished(after))
@@ -288,7 +322,6 @@ class _Change:
                 self._enter(after, JobStatus.FAILED)
                 return
             after.tries_left -= 1
-            after.progress = 0.0
         elif rule is Outcome.BY_KILL_REASON and self._cause.kill_reason in {"cancelled", "terminated"}:
             self._enter(after, JobStatus.CANCELLED)
             return
@@ -302,6 +335,10 @@ class _Change:
         elif event is JobEvent.RESUME:
             after.pause_wished = False
         self._enter(after, self._by_children(after))
+        if after.status not in SETTLED and not after.command_done:
+            # The next attempt begins from nothing.
+            after.progress = 0.0
+            after.progress_numerator = after.progress_denominator = None
 
     def _by_children(self, row: JobRow) -> JobStatus:
         status = by_children(
@@ -332,13 +369,13 @@ class _Change:
         query = sa.select(job_spec.c.tries).where(job_spec.c.job_id == after.id)
         after.tries_left = self._connection.execute(query).scalar_one()
         after.command_done = False
-        after.pause_wished = False
         after.progress = 0.0
         after.progress_numerator = after.progress_denominator = None
         after.rescues = 0
         after.started_at = None
         after.exit_code = None
-        after.held_by_wish = self._cause.hold and after.children_unsuccessful > 0
+        # An ancestor that is only taken along does not wait: nobody is about to reschedule its other children.
+        after.held_by_wish = self._cause.hold and after.id in self._named and after.children_unsuccessful > 0
 
     def _wish(self, after: JobRow, wish: str, reason: str) -> None:
         if after.run_id is None:
@@ -359,16 +396,18 @@ class _Change:
         self._session.after_commit(WakeScheduler())
 
     def _poke(self, run_id: int) -> None:
-        client_id = self._connection.execute(sa.select(run.c.client_id).where(run.c.id == run_id)).scalar_one()
-        self._session.after_commit(PokeClient(client_id))
+        client_id = self._connection.execute(sa.select(run.c.client_id).where(run.c.id == run_id)).scalar()
+        if client_id is not None:  # None only where a damaged store is being mended
+            self._session.after_commit(PokeClient(client_id))
 
-    def _as_wished(self, after: JobRow) -> JobStatus:  # noqa: PLR0911 - a decision tree
+    def _as_wished(self, after: JobRow) -> JobStatus:
         """Return the status of a job whose client is back with its run."""
-        query = sa.select(run.c.wish, run.c.wish_reason).where(run.c.id == after.run_id)
-        wish, reason = self._connection.execute(query).one()
-        halted = after.id in self._cause.halted
-        if wish == "die" and reason == "ejected":
-            return JobStatus.EJECTING
+        query = sa.select(run.c.wish, run.c.wish_reason, run.c.wish_number, run.c.wish_confirmed)
+        wish, reason, number, confirmed = self._connection.execute(query.where(run.c.id == after.run_id)).one()
+        if wish == "die":
+            return JobStatus.EJECTING if reason == "ejected" else JobStatus.RUNNING
+        done = confirmed == number
+        halted = after.id in self._cause.halted or (wish == "halt" and done)
         if after.pause_wished:
             if halted and wish == "halt":
                 return JobStatus.PAUSED
@@ -376,7 +415,7 @@ class _Change:
                 self._wish(after, "halt", "paused")
             return JobStatus.PAUSING
         if halted or wish == "halt":
-            if wish != "run":
+            if wish != "run" or done:  # one that is confirmed already is not repeated
                 self._wish(after, "run", "resumed")
             return JobStatus.RESUMING
         return JobStatus.RUNNING
@@ -391,6 +430,24 @@ class _Change:
         result = self._connection.execute(_UPDATE, parameters)
         if result.rowcount not in {-1, len(parameters)}:
             raise RuntimeError(f"{self._event.value}: {len(parameters)} jobs to change, {result.rowcount} changed")
+
+    def _share(self, changes: list[tuple[JobRow, JobRow]]) -> None:
+        """Keep the sums of everything above the changed jobs."""
+        shares: dict[int, trees.Share] = {}
+        started: dict[int, int] = {}
+        containers = []
+        for before, after in changes:
+            if after.is_root and not after.children_total:
+                continue  # it is nobody's descendant, and its own row says all
+            more = trees.share(after) - trees.share(before)
+            if more:
+                shares[after.id] = more
+            if after.started_at is not None and before.started_at is None:
+                started[after.id] = after.started_at
+            if after.children_total and (after.id in shares or after.id in started):
+                containers.append(after.id)
+        if shares or started:
+            trees.add(self._connection, shares, containers=containers, started=started)
 
     def _record(self, changes: list[tuple[JobRow, JobRow]], event: JobEvent) -> None:
         for before, after in changes:
@@ -457,7 +514,9 @@ def event_name(event: JobEvent, before: JobRow, after: JobRow) -> str:
         event is JobEvent.RESUME and before.status is JobStatus.PAUSED and after.status is not JobStatus.RESUMING
     ):
         return "resumed"
-    if before.status is JobStatus.EJECTING and event is JobEvent.KILLED:
+    if event is JobEvent.EJECT and before.status is JobStatus.ABANDONED:
+        return "ejected"
+    if event is JobEvent.KILLED and before.status is JobStatus.EJECTING:
         return "ejected"
     if before.status is after.status:
         return "pausing" if after.pause_wished else "resuming"

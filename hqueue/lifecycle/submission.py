@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
-from hqueue.lifecycle.status import Cause, ancestors, apply
+from hqueue.lifecycle import trees
+from hqueue.lifecycle.status import Cause, ancestors, apply, load
 from hqueue.lifecycle.wishes import fall_under
 from hqueue.matching import Condition, Requirement, conditions_from, singles_of
 from hqueue.schema import job, job_edge, job_spec, requirement
@@ -58,15 +59,20 @@ class _Submission:
         self._requirements: dict[Requirement, int] = {}
         self._conditions_of: dict[int, tuple[Condition, ...]] = {}  # existing roots
         self._known = self._load_known()
+        self._is_tree = True
 
     def run(self) -> list[int]:
         self._check_known()
         jobs, count = self._jobs, len(self._jobs)
+        if not count:
+            return []
         first_id = self._session.allocate("job", count)
         roots = [self._root(index, first_id) for index in range(count)]
         submitters = self._submitters()
         statuses, unsettled, unsuccessful = self._statuses()
         parents_of = self._parents()
+        self._is_tree = self._forms_tree(parents_of)
+        sums = self._sums(statuses)
         job_rows, spec_rows = [], []
         now = self._session.now_ms
         for index, spec in enumerate(jobs):
@@ -87,6 +93,9 @@ class _Submission:
                     "children_total": len(spec.children) + len(self._children(index)),
                     "children_unsettled": unsettled[index],
                     "children_unsuccessful": unsuccessful[index],
+                    "counted": _is_counted(spec),
+                    "tree_exact": self._is_tree,
+                    **{f"tree_{name}": value for name, value in zip(trees.NAMES, astuple(sums[index]), strict=True)},
                     "attempts": 0,
                     "tries_left": spec.tries,
                     "rescues": 0,
@@ -106,7 +115,7 @@ class _Submission:
                 self._session.record(job_id, "note", status, line)
         if JobStatus.RUNNABLE in statuses:
             self._session.after_commit(WakeScheduler())
-        self._tell_parents(first_id, statuses, parents_of)
+        self._tell_parents(first_id, statuses, parents_of, sums)
         return list(range(first_id, first_id + count))
 
     def _load_known(self) -> dict[int, _Known]:
@@ -280,6 +289,29 @@ class _Submission:
             )
         return statuses, unsettled, unsuccessful
 
+    def _forms_tree(self, parents_of: Sequence[Sequence[int]]) -> bool:
+        """Tell whether every new job has one parent at most, and no existing job gets another one."""
+        return all(len(parents) <= 1 for parents in parents_of) and not any(
+            self._children(index) for index in range(len(self._jobs))
+        )
+
+    def _sums(self, statuses: Sequence[JobStatus]) -> list[trees.Share]:
+        """Return, per job, the sums over it and what is below it; they count only where the jobs form a tree."""
+        sums = [
+            trees.Share(
+                jobs=1,
+                settled=int(status in SETTLED),
+                counted=int(_is_counted(spec)),
+                waiting=int(spec.command is not None and status not in SETTLED),
+            )
+            for spec, status in zip(self._jobs, statuses, strict=True)
+        ]
+        if self._is_tree:
+            for index in self._children_first():
+                if self._jobs[index].children:
+                    sums[index] = trees.total([sums[index], *(sums[child] for child in self._jobs[index].children)])
+        return sums
+
     def _children_first(self) -> Iterable[int]:
         """Yield the indexes so that every job comes after those below it."""
         done = [False] * len(self._jobs)
@@ -331,7 +363,13 @@ class _Submission:
         for part in chunks([child for child in attached if self._known[child].is_root]):
             self._connection.execute(sa.update(job).where(job.c.id.in_(part)).values(is_root=False))
 
-    def _tell_parents(self, first_id: int, statuses: Sequence[JobStatus], parents_of: Sequence[Sequence[int]]) -> None:
+    def _tell_parents(
+        self,
+        first_id: int,
+        statuses: Sequence[JobStatus],
+        parents_of: Sequence[Sequence[int]],
+        sums: Sequence[trees.Share],
+    ) -> None:
         """Count the new children of existing parents; an unsettled one sends a parent back to wait."""
         totals: dict[int, int] = defaultdict(int)
         unsettled: dict[int, int] = defaultdict(int)
@@ -347,6 +385,7 @@ class _Submission:
                 edges.append((parent, first_id + index))
         if not totals:
             return
+        trees.begin(self._connection, [row for row in load(self._connection, list(totals)) if not row.children_total])
         self._connection.execute(
             _ADD_CHILDREN,
             [
@@ -354,10 +393,17 @@ class _Submission:
                 for key in totals
             ],
         )
+        if self._is_tree:
+            trees.add(self._connection, {child: sums[child - first_id] for _, child in edges})
+        else:
+            trees.mark(self._connection, sorted(totals))
         for parent, child in edges:
             self._session.record(parent, "child added", self._known[parent].status, f"job {child}")
-        waiting = [key for key in totals if unsettled[key]]
-        apply(self._session, JobEvent.CHILD_ADDED, waiting, Cause(message="a child was added"))
+        # A child that has failed at once (through an existing one below it) counts as one that fails later.
+        failing = [key for key in totals if unsuccessful[key] and self._known[key].status is not JobStatus.FAILED]
+        reopened = [key for key in totals if unsettled[key] or key in failing]
+        apply(self._session, JobEvent.CHILD_ADDED, reopened, Cause(message="a child was added"))
+        apply(self._session, JobEvent.LAST_CHILD_SETTLED, failing)
         fall_under(self._session, edges)
 
 
@@ -433,6 +479,10 @@ def _spec_row(job_id: int, spec: JobSpec, submitted_by: str) -> dict[str, Any]:
         "hooks_json": _dumps(hooks) if hooks else None,
         "show_blocked_warning": True,
     }
+
+
+def _is_counted(spec: JobSpec) -> bool:
+    return spec.command is not None and trees.is_counted(spec.tags)
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -6,15 +6,17 @@ the rest on in small steps, parents before children, also after a crash.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle.status import Cause, apply, count_children
-from hqueue.schema import job, job_edge, note_thread, run, wish, wish_job
+from hqueue.lifecycle.deletion import delete, missed_roots, rehome
+from hqueue.lifecycle.status import Cause, ancestors, apply, statuses
+from hqueue.schema import job, job_edge, wish, wish_job
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus
-from hqueue.store import DeleteLogs, PokeClient, RunWishes, Session, chunks
+from hqueue.store import RunWishes, Session, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 # Children looked at in one step: about 10 ms of write lock.
 STEP: Final = 100
 _EXPAND, _DONE = "expand", "done"
+_GONE_ROOT = "gone root"  # a deleted job that others still have as their root
 _SPREAD, _RELEASE = "spread", "release"
 
 
@@ -49,9 +52,9 @@ def act(session: Session, action: Action, job_ids: Sequence[int]) -> None:
     """
     named = _existing(session, list(dict.fromkeys(job_ids)))
     if action is Action.DELETE:
-        named = [job_id for job_id, status in _statuses(session, named).items() if status in _DELETABLE]
-        below = _delete(session, named)
-        _note(session, action, below)
+        named = [job_id for job_id, status in statuses(session.connection, named).items() if status in _DELETABLE]
+        below = delete(session, named)
+        _note(session, action, below, missed_roots(session, named))
         return
     _carry_out(session, action, named)
     _note(session, action, _with_children(session, named))
@@ -78,7 +81,7 @@ def step(session: Session) -> bool:
         else:
             session.connection.execute(sa.update(wish).where(wish.c.id == oldest.id).values(phase=_RELEASE))
         return True
-    if not _release(session, oldest.id):
+    if not (rehome(session, _gone_roots(oldest.id), STEP) if action is Action.DELETE else _release(session, oldest.id)):
         session.connection.execute(sa.delete(wish_job).where(wish_job.c.wish_id == oldest.id))
         session.connection.execute(sa.delete(wish).where(wish.c.id == oldest.id))
     return True
@@ -88,47 +91,83 @@ def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[i
     """Return those of the jobs that an unfinished wish has reached or may still reach; they are not to be assigned."""
     if connection.execute(sa.select(wish.c.id).limit(1)).first() is None:
         return set()
-    reached = sa.select(wish_job.c.job_id)
+    asked = set(job_ids)
+    seen, level = set(asked), set(asked)
+    children: dict[int, list[int]] = defaultdict(list)
+    while level:
+        above: set[int] = set()
+        for part in chunks(sorted(level)):
+            query = sa.select(job_edge.c.child_id, job_edge.c.parent_id).where(job_edge.c.child_id.in_(part))
+            for child_id, parent_id in connection.execute(query):
+                children[parent_id].append(child_id)
+                above.add(parent_id)
+        level = above - seen
+        seen |= level
     blocked: set[int] = set()
-    for job_id in job_ids:
-        above = sa.select(sa.literal(job_id, sa.BigInteger).label("id")).cte("above", recursive=True)
-        above = above.union(sa.select(job_edge.c.parent_id).where(job_edge.c.child_id == above.c.id))
-        query = sa.select(above.c.id).where(above.c.id.in_(reached)).limit(1)
-        if connection.execute(query).first() is not None:
-            blocked.add(job_id)
-    return blocked
+    for part in chunks(sorted(seen)):
+        blocked.update(connection.execute(sa.select(wish_job.c.job_id).where(wish_job.c.job_id.in_(part))).scalars())
+    pending = list(blocked)
+    while pending:
+        fresh = [child for child in children[pending.pop()] if child not in blocked]
+        blocked.update(fresh)
+        pending.extend(fresh)
+    return blocked & asked
 
 
 def fall_under(session: Session, edges: Sequence[tuple[int, int]]) -> None:
-    """Let new children fall under the unfinished wishes that their parents have already been through."""
-    if session.connection.execute(sa.select(wish.c.id).limit(1)).first() is None:
-        return
+    """Let new children fall under the unfinished wishes that have been to their parents already."""
+    unfinished = session.connection.execute(sa.select(wish.c.id, wish.c.action).order_by(wish.c.id)).all()
+    first_new: dict[int, int] = {}
     for parent_id, child_id in edges:
-        query = (
-            sa.select(wish.c.id, wish.c.action)
-            .join(wish_job, wish_job.c.wish_id == wish.c.id)
-            .where(wish_job.c.job_id == parent_id, wish_job.c.state == _DONE)
-            .order_by(wish.c.id)
+        first_new[parent_id] = min(child_id, first_new.get(parent_id, child_id))
+    for wish_id, name in unfinished:
+        if Action(name) is not Action.DELETE:  # that takes what is below a job when it takes the job
+            for parent_id, child_id in first_new.items():
+                _look_again(session, wish_id, Action(name), parent_id, child_id - 1)
+
+
+def _look_again(session: Session, wish_id: int, action: Action, parent_id: int, cursor: int) -> None:
+    """Let a wish look at the children of a job from a place on, if it was done with that job."""
+    query = sa.select(wish_job.c.state).where(wish_job.c.wish_id == wish_id, wish_job.c.job_id == parent_id)
+    state = session.connection.execute(query).scalar()
+    if state == _DONE:
+        session.connection.execute(
+            sa.update(wish_job)
+            .where(wish_job.c.wish_id == wish_id, wish_job.c.job_id == parent_id)
+            .values(state=_EXPAND, child_cursor=cursor),
         )
-        for wish_id, name in session.connection.execute(query).all():
-            action = Action(name)
-            if action is Action.DELETE:
-                continue
-            _carry_out(session, action, [child_id])
-            _insert(session, wish_id, [child_id], skip_known=True)
+    elif state is None and _was_reached(session, wish_id, action, parent_id):
+        _insert(session, wish_id, [parent_id], cursor=cursor)
+    else:
+        return
+    session.connection.execute(sa.update(wish).where(wish.c.id == wish_id).values(phase=_SPREAD))
+    session.after_commit(RunWishes())
+
+
+def _was_reached(session: Session, wish_id: int, action: Action, job_id: int) -> bool:
+    """Tell whether a wish has been to a job that it did not note, because it had no children then."""
+    query = (
+        sa.select(wish_job.c.job_id)
+        .join(job_edge, job_edge.c.parent_id == wish_job.c.job_id)
+        .where(
+            wish_job.c.wish_id == wish_id,
+            job_edge.c.child_id == job_id,
+            sa.or_(wish_job.c.state == _DONE, wish_job.c.child_cursor >= job_id),
+        )
+        .limit(1)
+    )
+    if session.connection.execute(query).first() is None:
+        return False
+    return bool(_touched(session, wish_id, action, [job_id]))
+
+
+def _gone_roots(wish_id: int) -> sa.Select[tuple[int]]:
+    return sa.select(wish_job.c.job_id).where(wish_job.c.wish_id == wish_id, wish_job.c.state == _GONE_ROOT)
 
 
 def _existing(session: Session, job_ids: Sequence[int]) -> list[int]:
-    known = _statuses(session, job_ids)
+    known = statuses(session.connection, job_ids)
     return [job_id for job_id in job_ids if job_id in known]
-
-
-def _statuses(session: Session, job_ids: Sequence[int]) -> dict[int, JobStatus]:
-    found: dict[int, JobStatus] = {}
-    for part in chunks(job_ids):
-        query = sa.select(job.c.id, job.c.status).where(job.c.id.in_(part))
-        found.update((job_id, JobStatus(status)) for job_id, status in session.connection.execute(query))
-    return found
 
 
 def _with_children(session: Session, job_ids: Sequence[int]) -> list[int]:
@@ -148,29 +187,38 @@ def _carry_out(session: Session, action: Action, job_ids: Sequence[int]) -> None
         apply(session, _EVENTS[action], job_ids, cause)
 
 
-def _note(session: Session, action: Action, job_ids: Sequence[int]) -> None:
-    if not job_ids:
+def _note(session: Session, action: Action, job_ids: Sequence[int], gone_roots: Sequence[int] = ()) -> None:
+    if not job_ids and not gone_roots:
         return
     values = {"action": action.value, "phase": _SPREAD, "created_at": session.now_ms}
     result = session.connection.execute(sa.insert(wish).values(values))
     key = result.inserted_primary_key
     assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
     _insert(session, key[0], job_ids)
+    _insert(session, key[0], gone_roots, state=_GONE_ROOT)
     session.after_commit(RunWishes())
 
 
-def _insert(session: Session, wish_id: int, job_ids: Sequence[int], *, skip_known: bool = False) -> None:
-    if skip_known:
-        known: set[int] = set()
-        for part in chunks(job_ids):
-            query = sa.select(wish_job.c.job_id).where(wish_job.c.wish_id == wish_id, wish_job.c.job_id.in_(part))
-            known.update(session.connection.execute(query).scalars())
-        job_ids = [job_id for job_id in job_ids if job_id not in known]
-    if job_ids:
-        session.connection.execute(
-            sa.insert(wish_job),
-            [{"wish_id": wish_id, "job_id": job_id, "state": _EXPAND, "child_cursor": 0} for job_id in job_ids],
-        )
+def _insert(
+    session: Session,
+    wish_id: int,
+    job_ids: Sequence[int],
+    *,
+    state: str = _EXPAND,
+    cursor: int = 0,
+) -> None:
+    """Note jobs for a wish that does not have them yet."""
+    known: set[int] = set()
+    for part in chunks(job_ids):
+        query = sa.select(wish_job.c.job_id).where(wish_job.c.wish_id == wish_id, wish_job.c.job_id.in_(part))
+        known.update(session.connection.execute(query).scalars())
+    rows = [
+        {"wish_id": wish_id, "job_id": job_id, "state": state, "child_cursor": cursor}
+        for job_id in job_ids
+        if job_id not in known
+    ]
+    if rows:
+        session.connection.execute(sa.insert(wish_job), rows)
 
 
 def _expand(session: Session, wish_id: int, action: Action, position: int, parent_id: int, cursor: int) -> None:
@@ -182,9 +230,11 @@ def _expand(session: Session, wish_id: int, action: Action, position: int, paren
         .limit(STEP)
     )
     children = list(session.connection.execute(query).scalars())
+    if action is Action.RESCHEDULE and _cancelled_since(session, wish_id, parent_id):
+        children = []
     touched = _touched(session, wish_id, action, children)
     _carry_out(session, action, touched)
-    _insert(session, wish_id, _with_children(session, touched), skip_known=True)
+    _insert(session, wish_id, _with_children(session, _leading_on(session, action, children, touched)))
     values = {"child_cursor": children[-1]} if len(children) == STEP else {"state": _DONE}
     session.connection.execute(sa.update(wish_job).where(wish_job.c.position == position).values(values))
 
@@ -196,7 +246,7 @@ def _touched(session: Session, wish_id: int, action: Action, children: Sequence[
     """
     if action is Action.RESCHEDULE:
         wanted = {*UNSUCCESSFUL, JobStatus.ABANDONED}
-        return [child for child, status in _statuses(session, children).items() if status in wanted]
+        return [child for child, status in statuses(session.connection, children).items() if status in wanted]
     if not children:
         return []
     reached = sa.select(wish_job.c.job_id).where(wish_job.c.wish_id == wish_id)
@@ -213,6 +263,32 @@ def _touched(session: Session, wish_id: int, action: Action, children: Sequence[
     return [child for child in children if child not in outside]
 
 
+def _leading_on(session: Session, action: Action, children: Sequence[int], touched: Sequence[int]) -> Sequence[int]:
+    """Return the children below which there may be more for the wish."""
+    if action is not Action.RESCHEDULE:
+        return touched
+    # Jobs that did not succeed may be below one that still waits for others.
+    wanted = set(touched)
+    known = statuses(session.connection, children)
+    return [child for child, status in known.items() if child in wanted or status not in SETTLED]
+
+
+def _cancelled_since(session: Session, wish_id: int, job_id: int) -> bool:
+    """Tell whether what is below a job has been cancelled after this wish: then the later word counts."""
+    cancelled = (
+        sa.select(wish_job.c.job_id)
+        .join(wish, wish.c.id == wish_job.c.wish_id)
+        .where(wish.c.id > wish_id, wish.c.action == Action.CANCEL.value)
+    )
+    if session.connection.execute(cancelled.limit(1)).first() is None:
+        return False
+    above = sorted({job_id, *ancestors(session.connection, [job_id])})
+    return any(
+        session.connection.execute(cancelled.where(wish_job.c.job_id.in_(part)).limit(1)).first() is not None
+        for part in chunks(above)
+    )
+
+
 def _release(session: Session, wish_id: int) -> bool:
     """Let jobs go that waited for the wish to reach their children; tell whether there were any."""
     query = (
@@ -224,7 +300,7 @@ def _release(session: Session, wish_id: int) -> bool:
     held = list(session.connection.execute(query).scalars())
     if held:
         session.connection.execute(sa.update(job).where(job.c.id.in_(held)).values(held_by_wish=False))
-        queued = [job_id for job_id, status in _statuses(session, held).items() if status is JobStatus.QUEUED]
+        queued = [job_id for job_id, status in statuses(session.connection, held).items() if status is JobStatus.QUEUED]
         apply(session, JobEvent.LAST_CHILD_SETTLED, queued)
     return bool(held)
 
@@ -234,10 +310,9 @@ def _delete_below(session: Session, wish_id: int, rows: Sequence[tuple[int, int]
     reached = [job_id for _, job_id in rows]
     query = sa.select(job_edge.c.child_id).where(job_edge.c.child_id.in_(reached))
     staying = set(session.connection.execute(query).scalars())
-    _adopt_root(session, sorted(staying))
     going = [job_id for job_id in reached if job_id not in staying]
     apply(session, JobEvent.CANCEL, going, Cause(message="deleted"))
-    below = _delete(session, going)
+    below = delete(session, going)
     session.connection.execute(
         sa.update(wish_job).where(wish_job.c.position.in_([position for position, _ in rows])).values(state=_DONE),
     )
@@ -248,90 +323,5 @@ def _delete_below(session: Session, wish_id: int, rows: Sequence[tuple[int, int]
         wish_job.c.job_id.in_([*staying, *below]),
     )
     session.connection.execute(again)
-    _insert(session, wish_id, below, skip_known=True)
-
-
-def _delete(session: Session, job_ids: Sequence[int]) -> list[int]:
-    """Delete jobs for good; return the children that they leave behind.
-
-    An open run stays, told to die, until its death is proved; the output goes with it.
-    """
-    below: list[int] = []
-    for part in chunks(job_ids):
-        statuses = _statuses(session, part)
-        edges = session.connection.execute(
-            sa.select(job_edge.c.parent_id, job_edge.c.child_id).where(
-                sa.or_(job_edge.c.child_id.in_(part), job_edge.c.parent_id.in_(part)),
-            ),
-        ).all()
-        below.extend(child for parent, child in edges if parent in statuses and child not in statuses)
-        deltas: dict[int, tuple[int, int]] = {}
-        lost: dict[int, int] = {}
-        for parent, child in edges:
-            if child in statuses and parent not in statuses:
-                du, ds = deltas.get(parent, (0, 0))
-                status = statuses[child]
-                deltas[parent] = (du - (status not in SETTLED), ds - (status in UNSUCCESSFUL))
-                lost[parent] = lost.get(parent, 0) + 1
-        _let_runs_die(session, part)
-        for job_id, status in statuses.items():
-            session.record(job_id, "deleted", status)
-        session.connection.execute(sa.delete(note_thread).where(note_thread.c.job_id.in_(part)))
-        session.connection.execute(
-            sa.delete(job_edge).where(sa.or_(job_edge.c.child_id.in_(part), job_edge.c.parent_id.in_(part))),
-        )
-        session.connection.execute(sa.delete(job).where(job.c.id.in_(part)))
-        for parent, count in lost.items():
-            query = sa.update(job).where(job.c.id == parent)
-            session.connection.execute(query.values(children_total=job.c.children_total - count))
-        if deltas:
-            count_children(session, deltas)
-    gone = set(job_ids)
-    return [child for child in dict.fromkeys(below) if child not in gone]
-
-
-def _let_runs_die(session: Session, job_ids: Sequence[int]) -> None:
-    query = sa.select(run.c.job_id, run.c.client_id).where(run.c.open_job_id.in_(job_ids))
-    held = session.connection.execute(query).all()
-    session.connection.execute(
-        sa.update(run)
-        .where(run.c.open_job_id.in_(job_ids), run.c.wish != "die")
-        .values(wish="die", wish_reason="deleted", wish_number=run.c.wish_number + 1),
-    )
-    for _, client_id in held:
-        session.after_commit(PokeClient(client_id))
-    running = {job_id for job_id, _ in held}
-    for job_id in job_ids:
-        if job_id not in running:
-            session.after_commit(DeleteLogs(job_id))
-
-
-def _adopt_root(session: Session, job_ids: Sequence[int]) -> None:
-    """Give jobs whose root is gone, and what lies below them, the root of a parent that is left."""
-    for job_id in job_ids:
-        old, exists = session.connection.execute(
-            sa.select(
-                job.c.root_id,
-                sa.select(_roots.c.id).where(_roots.c.id == job.c.root_id).exists(),
-            ).where(job.c.id == job_id),
-        ).one()
-        if exists:
-            continue
-        query = (
-            sa.select(job.c.root_id)
-            .join(job_edge, job_edge.c.parent_id == job.c.id)
-            .where(job_edge.c.child_id == job_id)
-            .order_by(job.c.id)
-            .limit(1)
-        )
-        root_id = session.connection.execute(query).scalar_one()
-        below = sa.select(sa.literal(job_id, sa.BigInteger).label("id")).cte("below", recursive=True)
-        below = below.union(sa.select(job_edge.c.child_id).where(job_edge.c.parent_id == below.c.id))
-        ids = list(session.connection.execute(sa.select(below.c.id)).scalars())
-        for part in chunks(ids):
-            session.connection.execute(
-                sa.update(job).where(job.c.id.in_(part), job.c.root_id == old).values(root_id=root_id),
-            )
-
-
-_roots: Final = job.alias("roots")
+    _insert(session, wish_id, below)
+    _insert(session, wish_id, missed_roots(session, going), state=_GONE_ROOT)

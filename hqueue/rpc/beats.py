@@ -52,6 +52,7 @@ class Origin:
     pid: int | None = None
     shell: str = ""
     folder: str = ""
+    remark: str = ""  # what was done otherwise than asked: another shell
 
 
 def read_identity(value: Any) -> Identity:
@@ -130,7 +131,8 @@ def read_pieces(value: Any) -> list[Piece]:
 
 def _origin(fields: Mapping[str, Any]) -> Origin:
     pid = fields.get("pid")
-    return Origin(pid if isinstance(pid, int) else None, str(fields.get("shell", "")), str(fields.get("folder", "")))
+    told = (str(fields.get(name, "")) for name in ("shell", "folder", "remark"))
+    return Origin(pid if isinstance(pid, int) else None, *told)
 
 
 def _report(value: Any, name: str) -> Report:

@@ -20,7 +20,7 @@ from hqueue.lifecycle.runs import fraction
 from hqueue.matching import conditions_as_dicts
 from hqueue.rpc.notethreads import NO_THREAD, LatestNote, latest_notes_of_jobs
 from hqueue.rpc.resourceuse import free_resources, lacks_resource, read_requirement
-from hqueue.rpc.rollups import EXCLUDED_TAG, UNKNOWN_ETA, Rollups
+from hqueue.rpc.rollups import UNKNOWN_ETA, Rollups
 from hqueue.schema import client, event, job, job_edge, job_spec, requirement, run
 from hqueue.states import SETTLED, JobStatus
 from hqueue.store import chunks
@@ -218,7 +218,7 @@ def _start_time(row: Any, batch: Batch) -> datetime | None:
 def _overall_progress(row: Any, batch: Batch) -> float:
     if row.children_total:
         return batch.rollups.overall_progress(row.id)
-    if not row.has_command or (row.tags_json != "[]" and EXCLUDED_TAG in json.loads(row.tags_json)):
+    if not row.counted:
         return 1.0 if row.status in SETTLED else 0.0
     return 1.0 if row.status == JobStatus.SUCCEEDED else batch.progress(row)
 
@@ -291,9 +291,7 @@ _DEFAULT: Final[dict[str, Attribute]] = {
     "latestNote": Attribute((), lambda row, batch: batch.notes.get(row.id, NO_THREAD).text),
     "logs": Attribute((), lambda row, batch: batch.logs.get(row.id, [])),
     "name": _plain(job.c.name),
-    "overallProgress": Attribute(
-        (*_TREE, *_PROGRESS, job.c.status, job.c.has_command, job_spec.c.tags_json), _overall_progress
-    ),
+    "overallProgress": Attribute((*_TREE, *_PROGRESS, job.c.status, job.c.counted), _overall_progress),
     "parents": Attribute((job.c.is_root,), lambda row, batch: batch.parents.get(row.id, [])),
     "priority": _plain(job.c.priority),
     "progress": Attribute(_PROGRESS, lambda row, batch: batch.progress(row)),

@@ -172,7 +172,8 @@ class Notes:
 def _add(session: Session, text: str, thread_id: int | None, job_id: int | None, client_id: int | None) -> None:
     connection = session.connection
     key: int | None = None
-    if client_id is not None and _exists(connection, sa.select(client.c.id).where(client.c.id == client_id)):
+    known_client = sa.select(client.c.id).where(client.c.id == client_id, ~client.c.forgotten)
+    if client_id is not None and _exists(connection, known_client):
         key = _thread_of(connection, note_thread.c.client_id, client_id)
     elif job_id is not None and _exists(connection, sa.select(job.c.id).where(job.c.id == job_id)):
         key = _thread_of(connection, note_thread.c.job_id, job_id)

@@ -1,7 +1,8 @@
 """What holds for a job and everything below it: clients at work, progress, first start, time to the end.
 
 Over *distinct* descendants: a job with two parents counts once. Two statements answer all of it for all the jobs
-asked: one from the open runs upwards, which does not know how large the trees are, and one through the trees.
+asked, and neither knows how large the trees are: one goes from the open runs upwards, the other reads the sums that
+lifecycle/trees.py keeps. Only a tree that is marked there is gone through.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.lifecycle.runs import fraction
-from hqueue.schema import job, job_edge, job_spec, run
+from hqueue.schema import job, job_edge, run
 from hqueue.states import SETTLED, JobStatus
 from hqueue.store import chunks
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
     from hqueue.roster import Roster
 
-EXCLUDED_TAG: Final = "excludeProgress"
 UNKNOWN_ETA: Final = -1
 _ORIGINS: Final = 500  # trees in one statement
+# Up to this size a tree is read for its ETA, so that what waits goes by its own siblings; a larger one by the mean of
+# the whole, which is kept with every change.
+_SMALL: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,6 @@ class AtWork:
 
     job_id: int
     client_id: int
-    stored: float
     live: float
     elapsed_ms: int
     counted: bool
@@ -54,10 +56,11 @@ class _Family:
 class Tree:
     """A job and its descendants; times in ms since 1970."""
 
+    kept: bool = False
     jobs: int = 0
     settled: int = 0
     counted: int = 0
-    progress: float = 0.0
+    settled_progress: float = 0.0  # of the counted ones that are settled
     started_at: int | None = None
     families: list[_Family] = field(default_factory=list)
 
@@ -84,8 +87,8 @@ class Rollups:
         tree = self._trees[job_id]
         if not tree.counted:
             return tree.settled / tree.jobs
-        moved = sum(each.live - each.stored for each in self._at_work.get(job_id, ()) if each.counted)
-        return min(1.0, max(0.0, (tree.progress + moved) / tree.counted))
+        live = sum(each.live for each in self._at_work.get(job_id, ()) if each.counted)
+        return min(1.0, max(0.0, (tree.settled_progress + live) / tree.counted))
 
     def eta_s(self, job_id: int) -> int:
         """Return the seconds to the end of an unsettled tree; UNKNOWN_ETA while there is no basis.
@@ -100,7 +103,7 @@ class Rollups:
         telling = [each for each in at_work if each.live > 0]
         left_ms = sum(each.elapsed_ms * (1 - each.live) / each.live for each in telling)
         silent = [each.elapsed_ms for each in at_work if each.live <= 0]
-        families = self._trees[job_id].families
+        families = self._families(job_id)
         mean_ms = _mean_ms(families, telling)
         for family in families:
             expected_ms = family.finished_ms / family.finished if family.finished else mean_ms
@@ -122,7 +125,6 @@ class Rollups:
                     AtWork(
                         job_id=row.job_id,
                         client_id=row.client_id,
-                        stored=row.progress,
                         live=row.progress if live is None else fraction(live.numerator, live.denominator),
                         elapsed_ms=max(0, self._now_ms - row.began_at),
                         counted=bool(row.counted and row.is_current),
@@ -130,17 +132,40 @@ class Rollups:
                 )
         return found
 
+    def _families(self, job_id: int) -> list[_Family]:
+        """Return what waits and what has finished, by the parent where the tree is small enough to be read."""
+        tree = self._trees[job_id]
+        if tree.kept and tree.jobs <= _SMALL:
+            return self._read([job_id])[job_id].families
+        return tree.families
+
     @cached_property
     def _trees(self) -> dict[int, Tree]:
+        """The sums of every tree: kept ones from the job's own row, others by a query through the tree."""
+        trees: dict[int, Tree] = {}
+        for part in chunks(self._origins):
+            for row in self._connection.execute(_KEPT, {"origins": part}):
+                trees[row.id] = Tree(
+                    kept=True,
+                    jobs=row.tree_jobs,
+                    settled=row.tree_settled,
+                    counted=row.tree_counted,
+                    settled_progress=row.tree_progress,
+                    started_at=row.tree_started_at,
+                    families=[_Family(row.tree_waiting, row.tree_finished, row.tree_finished_ms)],
+                )
+        return trees | self._read([origin for origin in self._origins if origin not in trees])
+
+    def _read(self, origins: Sequence[int]) -> dict[int, Tree]:
         trees: dict[int, Tree] = defaultdict(Tree)
-        for part in chunks(self._origins, _ORIGINS):
+        for part in chunks(origins, _ORIGINS):
             for row in self._connection.execute(_TREES, {"origins": part}):
                 tree = trees[row.origin]
                 # MySQL sums whole numbers up to decimals.
                 tree.jobs += row.jobs
                 tree.settled += int(row.settled)
                 tree.counted += int(row.counted)
-                tree.progress += float(row.progress)
+                tree.settled_progress += float(row.progress)
                 if row.started_at is not None:
                     tree.started_at = min(row.started_at, tree.started_at or row.started_at)
                 tree.families.append(_Family(int(row.waiting), int(row.finished), int(row.finished_ms)))
@@ -157,14 +182,17 @@ def _mean_ms(families: Sequence[_Family], telling: Sequence[AtWork]) -> float | 
     return None
 
 
-def _excludes(column: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-    """Return whether a JSON list of tags has the one that keeps a job out of the overall progress."""
-    # A quote after "[" or "," opens a text of the list: inside of one it would stand behind a backslash. REPLACE
-    # minds upper and lower case on every database, LIKE does not.
-    return sa.or_(*(sa.func.replace(column, f'{mark}"{EXCLUDED_TAG}"', "") != column for mark in "[,"))
-
-
-_COUNTED: Final = sa.and_(job.c.has_command, sa.or_(job_spec.c.tags_json == "[]", ~_excludes(job_spec.c.tags_json)))
+_KEPT: Final = sa.select(
+    job.c.id,
+    job.c.tree_jobs,
+    job.c.tree_settled,
+    job.c.tree_counted,
+    job.c.tree_progress,
+    job.c.tree_waiting,
+    job.c.tree_finished,
+    job.c.tree_finished_ms,
+    job.c.tree_started_at,
+).where(job.c.id.in_(sa.bindparam("origins", expanding=True)), job.c.tree_exact, job.c.children_total > 0)
 
 
 def _at_work_statement() -> sa.Select[Any]:
@@ -182,13 +210,12 @@ def _at_work_statement() -> sa.Select[Any]:
             run.c.client_id,
             job.c.progress,
             sa.func.coalesce(run.c.started_at, run.c.assigned_at).label("began_at"),
-            _COUNTED.label("counted"),
+            job.c.counted,
             (job.c.run_id == run.c.id).label("is_current"),
         )
         .select_from(above)
         .join(run, run.c.id == above.c.run_id)
         .join(job, job.c.id == run.c.open_job_id)
-        .join(job_spec, job_spec.c.job_id == job.c.id)
         .where(above.c.origin.in_(sa.bindparam("origins", expanding=True)))
     )
 
@@ -213,8 +240,8 @@ def _trees_statement() -> sa.Select[Any]:
             below.c.origin,
             sa.func.count().label("jobs"),
             count(settled).label("settled"),
-            count(_COUNTED).label("counted"),
-            count(_COUNTED, sa.case((succeeded, 1.0), else_=job.c.progress)).label("progress"),
+            count(job.c.counted).label("counted"),
+            count(sa.and_(job.c.counted, settled), sa.case((succeeded, 1.0), else_=job.c.progress)).label("progress"),
             sa.func.min(job.c.started_at).label("started_at"),
             count(waiting).label("waiting"),
             count(finished).label("finished"),
@@ -222,7 +249,6 @@ def _trees_statement() -> sa.Select[Any]:
         )
         .select_from(below)
         .join(job, job.c.id == below.c.id)
-        .join(job_spec, job_spec.c.job_id == job.c.id)
         .group_by(below.c.origin, family.label("family"))
     )
 

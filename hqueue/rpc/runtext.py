@@ -23,6 +23,7 @@ def head(
     pid: int | None,
     shell: str,
     folder: str,
+    remark: str,
     environment: Mapping[str, str],
     command: str,
 ) -> str:
@@ -33,6 +34,8 @@ def head(
     ]
     if shell or folder:
         lines.append(", ".join(filter(None, (f"shell {shell}" if shell else "", f"folder {folder}" if folder else ""))))
+    if remark:
+        lines.append(remark)
     lines += [f"{key}={'***' if _SECRET.search(key) else environment[key]}" for key in sorted(environment)]
     lines.append(f"$ {command}")
     return "\n".join(lines) + "\n"

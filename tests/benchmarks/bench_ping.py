@@ -7,8 +7,10 @@ import multiprocessing
 import socketserver
 import time
 import xmlrpc.client
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
+
+import psutil
 
 from tests.benchmarks.loadgen import Load, measure, same_body
 from tests.benchmarks.rows import Row
@@ -68,15 +70,27 @@ def _ping() -> bool:
     return True
 
 
+class Server(NamedTuple):
+    """A server in a process of its own."""
+
+    address: tuple[str, int]
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        """Return the processor time it has used."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+
 @contextlib.contextmanager
-def serving(target: Callable[[Connection], None]) -> Iterator[tuple[str, int]]:
-    """Run a server in a process of its own and yield its address."""
+def serving(target: Callable[[Connection], None]) -> Iterator[Server]:
+    """Run a server in a process of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs,), daemon=True)
     process.start()
     try:
-        yield tuple(ours.recv())
+        yield Server(tuple(ours.recv()), psutil.Process(process.pid))
     finally:
         process.kill()
         process.join()
@@ -89,26 +103,35 @@ def run(scale: float = 1.0) -> list[Row]:
     """
     seconds = max(0.2, 2.0 * scale)
     with serving(_serve_library) as library, serving(_serve_farm) as farm:
-        rows = [_row(connections, library, farm, seconds) for connections in (1, 8, 64)]
-        load = _load(farm, "workerPing", 64, seconds)
+        rows = [row for connections in (1, 8, 64) for row in _compare(connections, library, farm, seconds)]
+        load, _ = _load(farm, "workerPing", 64, seconds)
         rows.append(Row("ping on a worker, 64 connections", load.per_second, "calls/s", note=_note(load)))
-        rows.append(Row("ping, one stock ServerProxy", _stock(farm, seconds), "calls/s", _stock(library, seconds)))
+        stock = _stock(farm.address, seconds), _stock(library.address, seconds)
+        rows.append(Row("ping, one stock ServerProxy", stock[0], "calls/s", stock[1]))
     return rows
 
 
-def _row(connections: int, library: tuple[str, int], farm: tuple[str, int], seconds: float) -> Row:
-    theirs = _load(library, "ping", connections, seconds)
-    ours = _load(farm, "ping", connections, seconds)
+def _compare(connections: int, library: Server, farm: Server, seconds: float) -> list[Row]:
+    theirs, their_cpu_us = _load(library, "ping", connections, seconds)
+    ours, our_cpu_us = _load(farm, "ping", connections, seconds)
     noun = "connection" if connections == 1 else "connections"
     note = f"{_note(ours)}; the library's {_note(theirs)}"
-    return Row(f"ping, {connections} {noun}", ours.per_second, "calls/s", theirs.per_second, note)
+    return [
+        Row(f"ping, {connections} {noun}", ours.per_second, "calls/s", theirs.per_second, note),
+        # Calls per second depend on who else uses the machine, and on the load's share of it; this hardly does.
+        Row(f"processor time of a ping, {connections} {noun}", our_cpu_us, "µs", their_cpu_us),
+    ]
 
 
-def _load(address: tuple[str, int], method: str, connections: int, seconds: float) -> Load:
-    load = measure(address, same_body(method), connections=connections, seconds=seconds, warm_up_s=seconds / 10)
+def _load(server: Server, method: str, connections: int, seconds: float) -> tuple[Load, float]:
+    """Return what a load came to, and the server's processor time per call in microseconds."""
+    bodies = same_body(method)
+    measure(server.address, bodies, connections=connections, calls=100)
+    before = server.cpu_s()
+    load = measure(server.address, bodies, connections=connections, seconds=seconds)
     if load.faults:
         raise RuntimeError(load.first_fault)
-    return load
+    return load, (server.cpu_s() - before) / load.calls * 1e6
 
 
 def _note(load: Load) -> str:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 README_PORT = "localhost:5000"
 
 
-@pytest.fixture
-def farm(tmp_path: Path) -> Iterator[Farm]:
-    with running_farm(tmp_path, {"eins": 4}) as farm:
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    with running_farm(tmp_path_factory.mktemp("farm"), {"eins": 4}) as farm:
         yield farm
 
 
@@ -67,7 +67,7 @@ def test_first_job(farm: Farm, environment: dict[str, str], tmp_path: Path) -> N
     folder = tmp_path / "Aufträge"
     folder.mkdir()
     proxy = farm.proxy()
-    last = 0
+    first = last = 0
     for block in readme.blocks():
         if block.heading != "A first job":
             continue
@@ -77,10 +77,12 @@ def test_first_job(farm: Farm, environment: dict[str, str], tmp_path: Path) -> N
         for line in block.text.splitlines():
             if line == ". .venv/bin/activate":
                 continue
-            # The README acts on a job 12 as an example; here it is the one submitted last.
-            answer = _run(["sh", "-c", re.sub(r"\b12\b", str(last), line)], folder, environment)
+            # The README's job 1 is the first of all, and 12 an example: here the first and the last one submitted.
+            said = re.sub(r" 1$", f" {first}", re.sub(r" 12$", f" {last}", line))
+            answer = _run(["sh", "-c", said], folder, environment)
             if line.startswith("hq submit"):
                 last = int(answer.split()[0])
+                first = first or last
             if line == "hq output -f 1":
                 assert answer == "hello\n"
             if line in {"hq cancel 12", "hq eject 12", "hq reschedule 12"}:

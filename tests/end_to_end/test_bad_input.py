@@ -59,14 +59,14 @@ def fault_in(body: bytes) -> xmlrpc.client.Fault:
 @pytest.mark.parametrize(
     ("spec", "code", "sentence"),
     [
-        (5, 20, r"jobspec.*\b5\b.*expected"),
-        ([GOOD, 7], 20, r"\[1\].*\b7\b.*expected"),
+        (5, 20, r"jobspec.*expected.*\b5\b"),
+        ([GOOD, 7], 20, r"\[1\].*expected.*\b7\b"),
         ({"command": "true"}, 20, r"name"),
-        ({"name": "x", "children": [GOOD, 5]}, 20, r"children\[1\].*\b5\b.*expected"),
+        ({"name": "x", "children": [GOOD, 5]}, 20, r"children\[1\].*expected.*\b5\b"),
         (
             {"name": "x", "children": [GOOD, {"name": "y", "cpus": "many"}]},
             20,
-            r"children\[1\]\.cpus.*'many'.*expected",
+            r"children\[1\]\.cpus.*expected.*'many'",
         ),
         ({"name": "x", "parentIds": [424242]}, 30, r"parentIds\[0\].*424242"),
         ({"name": "x", "childrenIds": [424242]}, 30, r"childrenIds\[0\].*424242"),
@@ -78,7 +78,7 @@ def fault_in(body: bytes) -> xmlrpc.client.Fault:
     ids=lambda value: str(value)[:30] if isinstance(value, (str, dict)) else None,
 )
 def test_specifications_that_cannot_be_accepted(farm, untouched, spec, code, sentence):
-    if isinstance(spec, dict) and "\0" in spec["name"]:
+    if isinstance(spec, dict) and "\0" in spec.get("name", ""):
         import json  # noqa: PLC0415 - XML cannot carry it, JSON can
 
         spec = json.dumps(spec)
@@ -160,7 +160,7 @@ def test_a_dtd_with_entities(farm, untouched):
     assert status == 200
     fault = fault_in(answer)
     assert fault.faultCode in {10, -32700}
-    assert re.search(r"DTD|DOCTYPE|entit", fault.faultString, re.IGNORECASE)
+    assert re.search(r"document type|DTD|entit", fault.faultString, re.IGNORECASE)
 
 
 def test_a_gzip_bomb(farm, untouched):

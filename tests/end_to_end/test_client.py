@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +41,11 @@ def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
             return found
         never.wait(0.01)
     raise AssertionError("it did not happen")
+
+
+def hold(folder: Path) -> str:
+    """Return a command that lasts until there is a file `go`."""
+    return f"until [ -e {folder}/go ]; do sleep 0.05; done"
 
 
 def gone(pid: int) -> bool:
@@ -238,7 +244,7 @@ class TestCommands:
 
 class TestOutput:
     def test_output_is_seen_while_the_command_runs(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        token = farm.submit(f"echo erste; while ! [ -e {tmp_path}/go ]; do sleep 0.05; done; echo zweite")
+        token = farm.submit(f"echo erste; {hold(tmp_path)}; echo zweite")
         farm.until(lambda: farm.text(token) == "erste\n", 2.0)
         assert token not in farm.reports
         (tmp_path / "go").touch()
@@ -251,7 +257,7 @@ class TestOutput:
         assert farm.text(token) == "".join(f"{number}\n" for number in range(1, 300_001))
 
     def test_what_the_server_lost_is_sent_again(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        token = farm.submit(f"echo 0123456789; while ! [ -e {tmp_path}/go ]; do sleep 0.05; done; echo end")
+        token = farm.submit(f"echo 0123456789; {hold(tmp_path)}; echo end")
         farm.until(lambda: farm.text(token) == "0123456789\n")
         with farm.changed:
             farm.next_length = 4
@@ -274,15 +280,16 @@ class TestOutput:
     def test_a_script_that_cuts_its_output_short_holds_nothing_up(
         self, farm: Farm, client: Client, tmp_path: Path
     ) -> None:
-        token = farm.submit(f"echo eins; while ! [ -e {tmp_path}/go ]; do sleep 0.05; done; echo zwei > /dev/stderr")
+        token = farm.submit(f"echo eins; {hold(tmp_path)}; echo zwei > /dev/stderr")
         farm.until(lambda: farm.text(token) == "eins\n")
         (tmp_path / "go").touch()
         farm.result(token)
         assert farm.text(token) == "eins\nzwei\n"
 
     def test_progress(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        wait = f"while ! [ -e {tmp_path}/go ]; do sleep 0.05; done"
-        token = farm.submit(f"printf 'Bild PROGRESS: 3/9 x\\r'; {wait}; printf 'PROGRESS: 5/0\\nALF_PROGRESS 120%%'")
+        token = farm.submit(
+            f"printf 'Bild PROGRESS: 3/9 x\\r'; {hold(tmp_path)}; printf 'PROGRESS: 5/0\\nALF_PROGRESS 120%%'"
+        )
         farm.until(lambda: farm.text(token))
         farm.ring()
         farm.until(lambda: farm.listed[token].get("progress") == [3, 9])
@@ -292,9 +299,7 @@ class TestOutput:
 
 class TestCrashes:
     def test_a_daemon_killed_and_restarted_adopts_its_runs(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        token = farm.submit(
-            f"echo vorher >> {tmp_path}/starts; echo vorher; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo nachher"
-        )
+        token = farm.submit(f"echo vorher >> {tmp_path}/starts; echo vorher; {hold(tmp_path)}; echo nachher")
         farm.until(lambda: farm.text(token) == "vorher\n")
         client.kill()
         client.start()
@@ -305,12 +310,24 @@ class TestCrashes:
         assert farm.text(token) == "vorher\nnachher\n"
         assert (tmp_path / "starts").read_text() == "vorher\n"
 
+    def test_whatever_the_moment_of_the_crash_every_command_runs_once(
+        self, farm: Farm, client: Client, tmp_path: Path
+    ) -> None:
+        farm.slots = 16
+        tokens = [farm.submit(f"echo {number} >> {tmp_path}/starts; echo {number}") for number in range(150)]
+        for reported in range(15, 150, 27):
+            farm.until(lambda enough=reported: len(farm.reports) >= enough)
+            client.kill()
+            client.start()
+        results = [farm.result(token) for token in tokens]
+        assert {report["outcome"] for report in results} == {"exited"}
+        assert sorted(map(int, (tmp_path / "starts").read_text().split())) == list(range(150))
+        assert [farm.text(token) for token in tokens] == [f"{number}\n" for number in range(150)]
+
     def test_a_run_that_ends_without_a_daemon_is_reported_by_the_next(
         self, farm: Farm, client: Client, tmp_path: Path
     ) -> None:
-        token = farm.submit(
-            f"echo $$ > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo fertig; exit 5"
-        )
+        token = farm.submit(f"echo $$ > {tmp_path}/pid; {hold(tmp_path)}; echo fertig; exit 5")
         pid = pid_in(tmp_path / "pid")
         client.kill()
         (tmp_path / "go").touch()
@@ -367,7 +384,7 @@ class TestCrashes:
         os.killpg(pid, signal.SIGKILL)
 
     def test_a_stopped_daemon_leaves_its_runs_alone(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        token = farm.submit(f"echo $$ > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.05; done")
+        token = farm.submit(f"echo $$ > {tmp_path}/pid; {hold(tmp_path)}")
         pid = pid_in(tmp_path / "pid")
         assert client.stop() == 0
         assert client.errors == ""
@@ -388,7 +405,7 @@ class TestCrashes:
 
 class TestOutages:
     def test_reports_and_output_wait_for_the_server(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        token = farm.submit(f"echo vorher; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo nachher; exit 4")
+        token = farm.submit(f"echo vorher; {hold(tmp_path)}; echo nachher; exit 4")
         farm.until(lambda: farm.text(token) == "vorher\n")
         with farm.away():
             (tmp_path / "go").touch()
@@ -397,7 +414,7 @@ class TestOutages:
         assert farm.text(token) == "vorher\nnachher\n"
 
     def test_also_over_a_restart_of_the_daemon(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        token = farm.submit(f"until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo PROGRESS: 2/4; exit 4")
+        token = farm.submit(f"{hold(tmp_path)}; echo PROGRESS: 2/4; exit 4")
         farm.until(lambda: token in farm.listed)
         with farm.away():
             (tmp_path / "go").touch()
@@ -451,7 +468,7 @@ class TestOutages:
 class TestWishes:
     def test_halt_and_continue(self, farm: Farm, client: Client, tmp_path: Path) -> None:
         token = farm.submit(
-            f"(setsid sleep 1000 & echo $! > {tmp_path}/far); echo $$ > {tmp_path}/pid; until [ -e {tmp_path}/go ]; do sleep 0.05; done"
+            f"(setsid sleep 1000 & echo $! > {tmp_path}/far); echo $$ > {tmp_path}/pid; {hold(tmp_path)}"
         )
         pid, far = pid_in(tmp_path / "pid"), pid_in(tmp_path / "far")
         farm.until(lambda: token in farm.listed)
@@ -489,9 +506,10 @@ class TestWishes:
         assert "INFO Cancelling job 1" in client.log()
 
     def test_what_ignores_signals_is_killed_in_the_end(self, farm: Farm, client: Client, tmp_path: Path) -> None:
+        stubborn = f"(trap '' INT TERM; exec setsid sleep 1000) & echo $! > {tmp_path}/far"
         token = farm.submit(
-            f"trap 'echo INT' INT; trap 'echo TERM' TERM; (trap '' INT TERM; exec setsid sleep 1000) & echo $! > {tmp_path}/far;"
-            f"echo $$ > {tmp_path}/pid; while :; do sleep 0.02; done"
+            f"trap 'echo INT' INT; trap 'echo TERM' TERM; {stubborn}; echo $$ > {tmp_path}/pid;"
+            "while :; do sleep 0.02; done"
         )
         far = pid_in(tmp_path / "far")
         pid_in(tmp_path / "pid")
@@ -504,12 +522,25 @@ class TestWishes:
     def test_descendants_get_time_to_clean_up_after_their_shell_has_died(
         self, farm: Farm, client: Client, tmp_path: Path
     ) -> None:
-        child = f"trap 'sleep 0.1; echo aufgeräumt > {tmp_path}/clean; exit' INT; echo $$ > {tmp_path}/pid; while :; do sleep 0.02; done"
-        token = farm.submit(f"bash -c {json.dumps(child).replace('$', chr(92) + '$')} & trap 'exit 1' INT; wait")
+        command = f"""
+import os, pathlib, signal, time
+if os.fork() == 0:
+    def clean_up(*_):
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        pathlib.Path("{tmp_path}/cleaned").touch()
+        os._exit(0)
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, clean_up)
+    pathlib.Path("{tmp_path}/pid").write_text(f"{{os.getpid()}}\\n")
+time.sleep(1000)
+"""
+        token = farm.submit(command, shell=f"{sys.executable} -S")
         pid_in(tmp_path / "pid")
-        # A background process of a script has SIGINT ignored, so it is the second signal that reaches it.
         farm.wish(token, "die")
         assert farm.result(token)["outcome"] == "killed"
+        assert (tmp_path / "cleaned").exists()
 
     def test_a_halted_command_can_be_killed(self, farm: Farm, client: Client, tmp_path: Path) -> None:
         token = farm.submit(f"echo $$ > {tmp_path}/pid; sleep 1000")
@@ -595,7 +626,7 @@ class TestLife:
         assert len(other.errors.splitlines()) == 1
 
     def test_terminate(self, farm: Farm, client: Client, tmp_path: Path) -> None:
-        running = farm.submit(f"until [ -e {tmp_path}/go ]; do sleep 0.05; done")
+        running = farm.submit(f"{hold(tmp_path)}")
         halted = farm.submit("sleep 1000")
         farm.until(lambda: {running, halted} <= farm.listed.keys())
         farm.wish(halted, "halt")
@@ -618,6 +649,15 @@ class TestLife:
             farm.until(lambda: len(farm.heartbeats) > beats)
             with pytest.raises(xmlrpc.client.Fault, match="ping"):
                 proxy.stop()
+
+    def test_a_caller_that_says_nothing_holds_nobody_up(self, farm: Farm, client: Client) -> None:
+        address = ("127.0.0.1", farm.clients[0]["port"])
+        with socket.create_connection(address) as silent, socket.create_connection(address) as endless:
+            silent.sendall(b"POST / HTTP/1.1\r\nContent-Le")
+            endless.sendall(b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
+            assert farm.result(farm.submit("true"))["exitCode"] == 0
+            endless.settimeout(PATIENCE_S)
+            assert b" 413 " in endless.recv(100)
 
     def test_the_runner_ends_with_nothing_to_do(self, tmp_path: Path) -> None:
         (tmp_path / "key").write_text("geheim\n")

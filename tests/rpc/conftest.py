@@ -6,20 +6,26 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from hqueue.joblogs import JobLogs
 from hqueue.roster import LiveClient
 from hqueue.rpc.clients import Clients
+from hqueue.rpc.deprecated import Deprecated
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.rpc.groups import Groups
+from hqueue.rpc.jobchanges import JobChanges
 from hqueue.rpc.jobs import Jobs
+from hqueue.rpc.listing import Listing
+from hqueue.rpc.notes import Notes
 from hqueue.rpc.pages import Pages
 from hqueue.rpc.queue import Queue
+from hqueue.rpc.resources import Resources
 from tests.fakes import PATIENCE_S
 from tests.storefarm import StoreFarm, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from hqueue.store import Store
@@ -41,7 +47,17 @@ class Api:
         self.table = MethodTable()
         jobs = Jobs(store=store, roster=self.roster, logs=self.logs, config=self.config, clock=clock)
         clients = Clients(store=store, roster=self.roster, config=self.config)
-        for each in (Queue(store=store, config=self.config, clock=clock), jobs, clients, Groups(store=store)):
+        for each in (
+            Queue(store=store, config=self.config, clock=clock),
+            jobs,
+            clients,
+            Groups(store=store),
+            Resources(store=store),
+            Notes(store=store),
+            JobChanges(store=store),
+            Listing(store=store, roster=self.roster, clock=clock),
+            Deprecated(store=store, roster=self.roster, jobs=jobs, clients=clients),
+        ):
             self.table.add(each)
 
     def call(self, name: str, *params: Any) -> Any:
@@ -65,6 +81,20 @@ class Api:
         run = self.farm.run(job_id)
         data = output if isinstance(output, bytes) else output.encode()
         self.logs.append(job_id, run.id, self.logs.length(job_id, run.id), data, lambda: "Kopf\n")
+
+    def statements(self, call: Callable[[], object]) -> list[str]:
+        """Return the SQL of the queries that a call makes."""
+        seen: list[str] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            seen.append(statement)
+
+        sa.event.listen(self.store.engine, "before_cursor_execute", note)
+        try:
+            call()
+        finally:
+            sa.event.remove(self.store.engine, "before_cursor_execute", note)
+        return [each for each in seen if each.startswith(("SELECT", "WITH"))]
 
     def beat(self, machine: Machine, **said: Any) -> None:
         """Let the server know what a client says of itself in a heartbeat."""

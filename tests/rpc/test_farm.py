@@ -112,8 +112,8 @@ def ended(token, **more):
 
 
 @pytest.fixture
-def farm(store, tmp_path):
-    farm = Farm(store, tmp_path)
+def farm(sqlite_store, tmp_path):
+    farm = Farm(sqlite_store, tmp_path)
     yield farm
     farm.methods.close()
     farm.logs.close()
@@ -267,7 +267,7 @@ def test_heartbeats_count_while_the_store_is_away(client):
     (assignment,) = client.assigned()
     original = client.store.write_soon
 
-    def unavailable(function):
+    def unavailable(function, **_):
         future = original(lambda _: None)
         future.result(PATIENCE_S)
         failed = type(future)()

@@ -5,26 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import sqlalchemy as sa
 
 from hqueue import errors
 from hqueue.rpc.jobattributes import DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES
 from hqueue.rpc.rollups import UNKNOWN_ETA
-
-
-def statements(api, call):
-    """Return the SQL of the statements that a call executes."""
-    seen: list[str] = []
-
-    def note(_connection, _cursor, statement, *_):
-        seen.append(statement)
-
-    sa.event.listen(api.store.engine, "before_cursor_execute", note)
-    try:
-        call()
-    finally:
-        sa.event.remove(api.store.engine, "before_cursor_execute", note)
-    return [each for each in seen if each.lstrip().upper().startswith(("SELECT", "WITH"))]
 
 
 class TestAsking:
@@ -59,7 +43,7 @@ class TestAsking:
     def test_a_narrow_question_is_one_narrow_statement(self, api):
         api.newjob([{"name": "x", "children": [{"name": "y"}] * 3}] * 4)
         for call in (lambda: api.getJob(1, ["progress", "status"]), lambda: api.getJobs([1, 2, 3], ["status"])):
-            (only,) = statements(api, call)
+            (only,) = api.statements(call)
             assert "job_spec" not in only
             assert "requirement.spec_json" not in only
             assert "JOIN" not in only
@@ -68,8 +52,8 @@ class TestAsking:
         machine = api.farm.machine()
         ids = api.newjob([{"name": "x", "children": [{"name": "y", "command": "c"}]} for _ in range(20)])
         api.run(ids[20], machine)
-        few = len(statements(api, lambda: api.getJobs(ids[:2] + ids[20:21])))
-        assert len(statements(api, lambda: api.getJobs(ids))) == few
+        few = len(api.statements(lambda: api.getJobs(ids[:2] + ids[20:21])))
+        assert len(api.statements(lambda: api.getJobs(ids))) == few
 
     def test_every_attribute_of_a_plain_job(self, api):
         spec = {

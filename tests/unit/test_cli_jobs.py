@@ -373,6 +373,7 @@ class TestClients:
         "hostname": "farm07",
         "name": "größe",
         "state": "lost",
+        "available": False,
         "stateReason": "no heartbeat for 3 minutes",
         "runningJobs": [7, 8],
         "cpus": 64,

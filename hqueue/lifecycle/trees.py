@@ -1,0 +1,163 @@
+"""Sums over a job and everything below it, kept upwards with every change, so that reading them costs one row.
+
+Each job has a share in the sums of every job above it. A change of a share is added to its *distinct* ancestors, so
+that a job with two parents counts once, however many ways lead up. What a new edge between existing jobs would add
+is not worked out: the jobs above it are marked (`tree_exact`) and their sums are read by one recursive query instead.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from hqueue.schema import job, job_edge
+from hqueue.states import SETTLED, JobStatus
+from hqueue.store import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from hqueue.lifecycle.status import JobRow
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one job adds to the sums of those above it, and to its own."""
+
+    jobs: int = 0
+    settled: int = 0
+    counted: int = 0
+    progress: float = 0.0
+    waiting: int = 0
+    finished: int = 0
+    finished_ms: int = 0
+
+    def __add__(self, other: Share) -> Share:
+        return Share(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Share) -> Share:
+        return Share(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __bool__(self) -> bool:
+        return any(astuple(self))
+
+
+NOTHING: Final = Share()
+EXCLUDED_TAG: Final = "excludeProgress"
+NAMES: Final = tuple(field.name for field in fields(Share))
+_ADD: Final = (
+    sa.update(job)
+    .where(job.c.id == sa.bindparam("key_id"))
+    .values({f"tree_{name}": job.c[f"tree_{name}"] + sa.bindparam(f"more_{name}") for name in NAMES})
+)
+_BEGIN: Final = (
+    sa.update(job)
+    .where(job.c.id == sa.bindparam("key_id"))
+    .values(
+        tree_exact=True,
+        tree_started_at=sa.bindparam("at"),
+        **{f"tree_{name}": sa.bindparam(f"more_{name}") for name in NAMES},
+    )
+)
+_START: Final = (
+    sa.update(job)
+    .where(
+        job.c.id == sa.bindparam("key_id"),
+        sa.or_(job.c.tree_started_at.is_(None), job.c.tree_started_at > sa.bindparam("at")),
+    )
+    .values(tree_started_at=sa.bindparam("at"))
+)
+
+
+def _pairs_above() -> sa.Select[int, int]:
+    """Return a query: each of the jobs with each of its distinct ancestors."""
+    start = sa.select(job_edge.c.child_id.label("origin"), job_edge.c.parent_id.label("id"))
+    start = start.where(job_edge.c.child_id.in_(sa.bindparam("jobs", expanding=True)))
+    above = start.cte("above", recursive=True)
+    above = above.union(sa.select(above.c.origin, job_edge.c.parent_id).where(job_edge.c.child_id == above.c.id))
+    return sa.select(above.c.origin, above.c.id)
+
+
+_PAIRS_ABOVE: Final = _pairs_above()
+
+
+def is_counted(tags: Iterable[str]) -> bool:
+    """Tell whether a command's progress is part of its ancestors' overall progress."""
+    return EXCLUDED_TAG not in tags
+
+
+def total(shares: Iterable[Share]) -> Share:
+    """Return the sum of shares, in one pass."""
+    return Share(*(sum(column) for column in zip(*map(astuple, shares), strict=True)))
+
+
+def share(row: JobRow) -> Share:
+    """Return what a job adds as it is: all but `jobs` and `counted`, which its status does not change."""
+    settled = row.status in SETTLED
+    succeeded = row.status is JobStatus.SUCCEEDED
+    finished = succeeded and row.has_command and row.started_at is not None and row.ended_at is not None
+    return Share(
+        settled=int(settled),
+        progress=(1.0 if succeeded else row.progress) if settled and row.counted else 0.0,
+        waiting=int(row.has_command and not settled and not row.command_done and row.run_id is None),
+        finished=int(finished),
+        finished_ms=(row.ended_at or 0) - (row.started_at or 0) if finished else 0,
+    )
+
+
+def add(
+    connection: sa.Connection,
+    changes: Mapping[int, Share],
+    *,
+    containers: Iterable[int] = (),
+    started: Mapping[int, int] | None = None,
+) -> None:
+    """Add changed shares to the sums of all ancestors, and to those of `containers`: changed jobs with children.
+
+    started: jobs that were started, and when.
+    """
+    started = started or {}
+    sums: dict[int, Share] = defaultdict(lambda: NOTHING)
+    starts: dict[int, int] = {}
+
+    def put(target: int, origin: int) -> None:
+        sums[target] += changes.get(origin, NOTHING)
+        if origin in started:
+            starts[target] = min(started[origin], starts.get(target, started[origin]))
+
+    for origin in containers:
+        put(origin, origin)
+    for part in chunks(sorted({*changes, *started})):
+        for origin, target in connection.execute(_PAIRS_ABOVE, {"jobs": part}):
+            put(target, origin)
+    rows = [_parameters(target, sums[target]) for target in sums if sums[target]]
+    if rows:
+        connection.execute(_ADD, rows)
+    if starts:
+        connection.execute(_START, [{"key_id": target, "at": at} for target, at in starts.items()])
+
+
+def begin(connection: sa.Connection, rows: Iterable[JobRow]) -> None:
+    """Set the sums of jobs that are about to get their first child: until then nobody kept them."""
+    values = []
+    for row in rows:
+        own = share(row) + Share(jobs=1, counted=int(row.counted))
+        values.append({**_parameters(row.id, own), "at": row.started_at})
+    if values:
+        connection.execute(_BEGIN, values)
+
+
+def mark(connection: sa.Connection, job_ids: Sequence[int]) -> None:
+    """Note that the sums of jobs, and of all above them, are to be read by a query from now on."""
+    marked: set[int] = set(job_ids)
+    for part in chunks(job_ids):
+        marked.update(target for _, target in connection.execute(_PAIRS_ABOVE, {"jobs": part}))
+    for part in chunks(sorted(marked)):
+        connection.execute(sa.update(job).where(job.c.id.in_(part)).values(tree_exact=False))
+
+
+def _parameters(target: int, more: Share) -> dict[str, float]:
+    return {"key_id": target, **{f"more_{name}": getattr(more, name) for name in NAMES}}

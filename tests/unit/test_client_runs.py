@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import errno
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hqueue.client.environment import Environment
+from hqueue.client.journal import Journal
+from hqueue.client.processes import mark
+from hqueue.client.runs import Runs
+from hqueue.client.workspace import Workspaces
+from tests.clientfakes import FakeStarter, FakeSystem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+INT, KILL = signal.SIGINT, signal.SIGKILL
+
+
+class Client:
+    """Runs on a state folder of their own, with a runner and processes that do as the test says."""
+
+    def __init__(self, folder: Path, *, boot: str = "boot-1") -> None:
+        self.folder = folder
+        self.system = FakeSystem()
+        self.starter = FakeStarter()
+        self.journal = Journal(folder / "runs.jsonl")
+        environment = Environment({"PATH": "/usr/bin:/bin"}, {}, "http://farm:5000")
+        self.swept: list[str] = []
+        self.runs = Runs(
+            journal=self.journal,
+            workspaces=Workspaces(folder / "runs", self.swept.append),
+            environment=environment,
+            starter=self.starter,
+            system=self.system,
+            key="schlüssel",
+            boot=boot,
+            umask=0o022,
+        )
+        self.runs.load()
+
+    def again(self, *, boot: str = "boot-1") -> Client:
+        """Return the client after a kill -9: what was not flushed is gone."""
+        self.journal.close()
+        return Client(self.folder, boot=boot)
+
+    def assign(self, token: str = "t1", **more: Any) -> None:
+        self.runs.take([{"token": token, "jobId": 12, "command": "true", "environment": {}, **more}])
+
+    def run(self, token: str = "t1", pid: int = 100, at: float = 1000.0, **more: Any) -> None:
+        """Assign a run and have it started."""
+        self.assign(token, **more)
+        self.system.add(pid)
+        self.runs.runner_said({"event": "started", "token": token, "pid": pid, "started": 10.0, "at": at}, at)
+
+    def end(self, token: str = "t1", pid: int = 100, at: float = 1005.0, status: int = 0, number: int = 0) -> None:
+        self.system.remove(pid)
+        event = {"event": "ended", "token": token, "status": status, "signal": number, "peak": 900, "ended_at": at}
+        self.runs.runner_said(event, at)
+        self.runs.tick(at)
+
+    def listed(self, now: float = 1001.0) -> dict[str, dict[str, Any]]:
+        return {entry["token"]: entry for entry in self.runs.account.listing(now)}
+
+    def report(self, now: float = 2000.0) -> dict[str, Any]:
+        (report,) = self.runs.account.reports(now, 10)
+        return report
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    client = Client(tmp_path)
+    yield client
+    client.runs.settle()
+
+
+class TestTaking:
+    def test_it_is_on_the_disk_before_it_is_started(self, client: Client) -> None:
+        on_disk: list[str] = []
+        start = client.starter.start
+
+        def watch(order: dict[str, Any]) -> bool:
+            on_disk.append((client.folder / "runs.jsonl").read_text())
+            return start(order)
+
+        client.starter.start = watch  # type: ignore[method-assign]
+        client.assign()
+        assert '"t1"' in on_disk[0]
+        assert client.listed()["t1"]["state"] == "held"
+
+    def test_a_repeated_assignment_is_only_listed(self, client: Client) -> None:
+        client.run()
+        client.assign()
+        assert len(client.starter.started) == 1
+        client = client.again()
+        client.runs.runner_there([{"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0}], 1001.0)
+        client.assign()
+        assert client.starter.started == []
+        assert client.listed()["t1"]["state"] == "running"
+
+    def test_one_that_no_runner_heard_of_is_started_after_a_restart(self, client: Client) -> None:
+        client.assign(command="echo Grüße", environment={"A": "1"})
+        client = client.again()
+        client.runs.runner_there([], 1001.0)
+        (order,) = client.starter.started
+        assert order["environment"]["A"] == "1"
+        assert (client.folder / "runs" / "t1.script").read_text() == "echo Grüße\n"
+
+    def test_one_that_came_while_there_was_no_runner_is_started_by_the_next(self, client: Client) -> None:
+        client.starter.there = False
+        client.assign()
+        client.starter.there = True
+        client.runs.runner_died({}, 1001.0)
+        client.runs.runner_there([], 1001.0)
+        assert len(client.starter.started) == 1
+        assert client.listed()["t1"]["state"] == "held"
+
+    def test_a_token_that_is_no_file_name(self, client: Client) -> None:
+        client.assign("../../etc/passwd\n" + "x" * 300)
+        (order,) = client.starter.started
+        assert order["cwd"].startswith(str(client.folder / "runs"))
+        assert ".." not in order["cwd"]
+
+    def test_a_full_disk_refuses(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full() -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(client.journal, "flush", full)
+            client.assign()
+        report = client.report()
+        assert (report["outcome"], report["message"]) == ("refused", f"the disk of {client.folder} is full")
+        assert client.starter.started == []
+        assert client.again().listed() == {}
+
+    def test_without_a_runner_it_refuses(self, client: Client) -> None:
+        client.starter.problem = "the client cannot start the process that runs commands: no memory"
+        client.assign()
+        assert client.report()["message"] == client.starter.problem
+
+    def test_about_to_stop_it_refuses(self, client: Client) -> None:
+        client.runs.terminate(1000.0)
+        client.assign()
+        assert client.report()["outcome"] == "refused"
+
+
+class TestEnding:
+    def test_a_result_is_listed_until_acknowledged_also_after_a_restart(self, client: Client) -> None:
+        client.run()
+        client.end(status=3)
+        client.runs.settle()
+        assert client.starter.forgotten == ["t1"]
+        expected = client.report()
+        assert (expected["outcome"], expected["exitCode"], expected["seconds"]) == ("exited", 3, 5.0)
+        client = client.again()
+        client.runs.runner_there([], 1010.0)
+        assert client.listed()["t1"]["state"] == "ended"
+        assert client.runs.account.reports(1010.0, 10) == []  # what the server has of its output is asked first
+        client.runs.account.lengths([("t1", 0, b"")], [0])
+        assert client.report() == expected
+        client.runs.acknowledge(["t1"])
+        client.runs.settle()
+        assert client.listed() == {}
+        assert client.again().listed() == {}
+
+    def test_the_runner_keeps_a_result_that_could_not_be_written(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full() -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        client.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(client.journal, "flush", full)
+            client.end()
+            client.runs.settle()
+            assert client.starter.forgotten == []
+        client.runs.settle()
+        assert client.starter.forgotten == ["t1"]
+
+    def test_a_signal_is_told_as_a_shell_would(self, client: Client) -> None:
+        client.run()
+        client.end(number=11)
+        report = client.report()
+        assert (report["outcome"], report["exitCode"], report["signal"]) == ("exited", 139, 11)
+
+    def test_a_restarted_machine(self, client: Client) -> None:
+        client.run("mine")
+        client.run("done", pid=101)
+        client.end("done", pid=101)
+        client.run("ended", pid=102)
+        client.runs.settle()
+        client = client.again(boot="boot-2")
+        client.system.add(100)  # the number is somebody else's, who was even started at the same tick
+        entries = {
+            "ended": {"pid": 102, "started": 10.0, "at": 1.0, "status": 4, "signal": 0, "peak": 1, "ended_at": 2.0}
+        }
+        client.runs.runner_died(entries, 5.0)
+        for run in client.runs:
+            run.output.server_has(0)
+        outcomes = {report["token"]: report["outcome"] for report in client.runs.account.reports(6.0, 10)}
+        assert outcomes == {"mine": "lost", "done": "exited", "ended": "exited"}
+        assert client.system.sent == []
+
+    def test_a_dead_runners_run_is_lost_once_it_is_proved_dead(self, client: Client) -> None:
+        client.run()
+        client.runs.runner_died({}, 1002.0)
+        assert client.system.sent[0] == (-100, KILL)
+        assert client.listed()["t1"]["state"] == "dying"
+        assert client.runs.account.reports(1002.0, 10) == []
+        client.system.remove(100)
+        client.runs.tick(1003.0)
+        assert client.report()["outcome"] == "lost"
+
+    def test_a_run_whose_start_nobody_saw_is_found_by_its_mark(self, client: Client) -> None:
+        client.assign()
+        client.system.add(100, mark=mark("schlüssel", "t1"))
+        client.runs.runner_died({}, 1002.0)
+        assert (100, KILL) in client.system.sent
+        client.system.remove(100)
+        client.runs.tick(1003.0)
+        assert client.report()["outcome"] == "lost"
+
+
+class TestWishing:
+    def wish(self, client: Client, wish: str, number: int, now: float = 1001.0, reason: str = "cancelled") -> None:
+        client.runs.wish([{"token": "t1", "wish": wish, "number": number, "reason": reason}], now)
+
+    def test_halted_time_does_not_count(self, client: Client) -> None:
+        client.run(at=1000.0)
+        client.runs.news = False
+        self.wish(client, "halt", 1, now=1003.0)
+        assert client.runs.news
+        entry = client.listed(1100.0)["t1"]
+        assert (entry["state"], entry["wish"], entry["seconds"]) == ("halted", 1, 3.0)
+        client.runs.settle()
+        client = client.again()
+        client.system.add(100)
+        client.runs.runner_there([{"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0}], 1150.0)
+        self.wish(client, "run", 2, now=1200.0)
+        assert client.listed(1202.0)["t1"]["seconds"] == pytest.approx(5.0)
+        assert client.listed(1202.0)["t1"]["state"] == "running"
+
+    def test_an_old_wish_is_passed_over(self, client: Client) -> None:
+        client.run()
+        self.wish(client, "halt", 2)
+        self.wish(client, "run", 1)
+        assert client.listed()["t1"]["state"] == "halted"
+        assert client.listed()["t1"]["wish"] == 2
+
+    def test_a_wish_for_one_that_is_just_starting_waits_for_it(self, client: Client) -> None:
+        client.assign()
+        self.wish(client, "halt", 1)
+        assert client.listed()["t1"]["wish"] == 0
+        client.system.add(100)
+        client.runs.runner_said({"event": "started", "token": "t1", "pid": 100, "started": 10.0, "at": 1002.0}, 1002.0)
+        assert (client.listed()["t1"]["state"], client.listed()["t1"]["wish"]) == ("halted", 1)
+
+    def test_a_kill_is_on_the_disk_before_the_first_signal(self, client: Client) -> None:
+        client.run()
+        self.wish(client, "die", 1, reason="ejected")
+        assert client.system.sent[0] == (-100, INT)
+        assert client.starter.spared == ["t1"]
+        client = client.again()
+        ended = {"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0, "status": 0, "signal": 0, "peak": 1}
+        client.runs.runner_there([{**ended, "ended_at": 1002.0}], 1003.0)
+        client.runs.account.lengths([("t1", 0, b"")], [0])
+        report = client.report()
+        assert (report["outcome"], report["reason"], report["exitCode"]) == ("killed", "ejected", 0)
+        assert client.listed()["t1"]["wish"] == 1
+
+    def test_an_end_after_we_began_to_kill_is_a_kill(self, client: Client) -> None:
+        client.run()
+        self.wish(client, "die", 1)
+        assert client.listed()["t1"]["state"] == "dying"
+        self.wish(client, "run", 2)
+        assert client.listed()["t1"]["state"] == "dying"
+        client.end(status=0)
+        assert client.report()["outcome"] == "killed"
+
+    def test_an_end_before_is_not(self, client: Client) -> None:
+        client.run()
+        client.end(status=3)
+        self.wish(client, "die", 1)
+        assert client.report()["outcome"] == "exited"
+        assert client.system.sent == []
+
+    def test_it_is_not_over_while_a_descendant_lives_and_that_condemns_the_machine(self, client: Client) -> None:
+        client.run()
+        client.system.add(101, parent=100, group=101, session=101)
+        self.wish(client, "die", 1, now=1001.0)
+        client.end(at=1002.0)
+        assert client.listed()["t1"]["state"] == "dying"
+        client.runs.news = False
+        for now in range(1003, 1040):
+            client.runs.tick(float(now))
+        assert client.runs.account.condemned == "process 101 of job 12 would not die"
+        assert client.runs.news
+        client.system.remove(101)
+        client.runs.tick(1045.0)
+        assert client.runs.account.condemned == ""
+        assert client.report()["outcome"] == "killed"
+
+    def test_what_took_too_long(self, client: Client) -> None:
+        client.run(at=1000.0, maxTime=60)
+        assert client.runs.next_due(1001.0) <= 1060.0
+        client.runs.tick(1059.9)
+        assert client.system.sent == []
+        client.runs.tick(1060.0)
+        assert client.system.sent[0] == (-100, INT)
+        client.end(at=1060.5, number=2)
+        report = client.report()
+        assert (report["outcome"], report["reason"], report["seconds"]) == ("killed", "time", 60.5)
+
+    def test_terminating_cancels_what_is_halted_and_what_would_be(self, client: Client) -> None:
+        client.run()
+        client.run("t2", pid=101)
+        self.wish(client, "halt", 1)
+        client.runs.terminate(1002.0)
+        assert {token: entry["state"] for token, entry in client.listed().items()} == {"t1": "dying", "t2": "running"}
+        client.runs.wish([{"token": "t2", "wish": "halt", "number": 1, "reason": ""}], 1003.0)
+        assert client.listed()["t2"]["state"] == "dying"
+
+    def test_a_run_unknown_to_this_disk_is_shown_to_the_server(self, client: Client) -> None:
+        client.system.add(100)
+        client.runs.runner_there([{"token": "fremd", "pid": 100, "started": 10.0, "at": 1000.0}], 1001.0)
+        assert client.listed()["fremd"]["state"] == "running"
+        client.runs.wish([{"token": "fremd", "wish": "die", "number": 1, "reason": "unknown"}], 1002.0)
+        client.end("fremd")
+        assert client.report()["reason"] == "unknown"
+
+
+class TestResending:
+    def test_a_report_waits_for_output_and_for_a_while(self, client: Client) -> None:
+        client.run()
+        (client.folder / "runs" / "t1.output").write_bytes(b"0123456789")
+        client.end(at=1005.0)
+        account = client.runs.account
+        assert account.reports(1005.0, 10) == []
+        assert account.ended_output
+        pieces = account.pieces(1 << 18)
+        assert pieces == [("t1", 0, b"0123456789")]
+        assert account.lengths(pieces, [10])
+        assert account.reports(1005.0, 10)[0]["outputBytes"] == 10
+        account.resend([{"token": "t1", "length": 4}], 1006.0)
+        pieces = account.pieces(1 << 18)
+        assert pieces == [("t1", 4, b"456789")]
+        account.lengths(pieces, [10])
+        assert account.reports(1006.5, 10) == []
+        client.runs.news = False
+        client.runs.tick(client.runs.next_due(1006.5))
+        assert client.runs.news
+        assert account.reports(1007.0, 10)[0]["outputBytes"] == 10
+
+    def test_several_runs_share_a_call_and_ended_ones_go_first(self, client: Client) -> None:
+        for number in range(3):
+            client.run(f"t{number}", pid=100 + number)
+            (client.folder / "runs" / f"t{number}.output").write_bytes(b"x" * 200_000)
+        client.runs.tick(1001.0)
+        client.end("t2", pid=102)
+        pieces = client.runs.account.pieces(256 * 1024)
+        assert [token for token, _, _ in pieces] == ["t2", "t0"]
+        assert sum(len(data) for _, _, data in pieces) == 256 * 1024
