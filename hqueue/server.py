@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import subprocess
 import sys
 import threading
 from collections import deque
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 
 from hqueue import __version__, lifecycle, maintenance
 from hqueue.clock import SystemClock
+from hqueue.companion import Companion
 from hqueue.errors import ConfigError, HQueueError
 from hqueue.joblogs import JobLogs
 from hqueue.poker import Poker
@@ -49,7 +49,6 @@ log = logging.getLogger(__name__)
 
 # The interpreter lets a busy thread run this long before another gets its turn; the loop answers everybody.
 _SWITCH_INTERVAL_S: Final = 0.001
-_CLIENT_STOP_S: Final = 15.0
 
 
 class Server:
@@ -254,7 +253,7 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
         signal.signal(number, lambda *_: server.request_stop())
     sys.stdout.write(_ready_line(server, config))
     sys.stdout.flush()
-    companion = _start_client(server, config) if with_client else None
+    companion = Companion(server.url, config.folder / "client") if with_client else None
     try:
         server.wait()
     except Exception:
@@ -262,7 +261,7 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
         return 1
     finally:
         if companion is not None:
-            _stop_client(companion)
+            companion.stop()
         server.stop()
     return 0
 
@@ -275,20 +274,3 @@ def _ready_line(server: Server, config: ServerConfig) -> str:
     else:
         line += "; WARNING: everybody who reaches this port can run commands on the farm, there is no authentication"
     return line + "\n"
-
-
-def _start_client(server: Server, config: ServerConfig) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", server.url]
-    command += ["--state-dir", str(config.folder / "client")]
-    # A session of its own: Ctrl-C at the terminal reaches the server alone, which stops the client in order.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own
-
-
-def _stop_client(companion: subprocess.Popen[bytes]) -> None:
-    companion.terminate()
-    try:
-        companion.wait(_CLIENT_STOP_S)
-    except subprocess.TimeoutExpired:
-        log.warning("the client on this machine does not stop; it is killed, what it runs goes on")
-        companion.kill()
-        companion.wait()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.lifecycle import trees
 from hqueue.lifecycle.runs import fence
 from hqueue.lifecycle.runs import open_runs as runs_of_client
 from hqueue.lifecycle.status import Cause, apply
@@ -32,6 +33,7 @@ def repair(session: Session) -> list[str]:
         *_settle_waiting(session),
         *_end_orphaned_runs(session),
         *_take_back_jobs(session),
+        *_date_abandoned(session),
     ]
 
 
@@ -62,19 +64,21 @@ def _recount(session: Session) -> list[str]:
     edge = job_edge.alias()
     has_children = sa.select(edge.c.child_id).where(edge.c.parent_id == job.c.id).exists()
     query = recount().where(job.c.status.in_(_UNSETTLED), sa.or_(job.c.children_total > 0, has_children))
-    found = session.connection.execute(query).all()
-    wrong = [row for row in found if tuple(row[1:4]) != tuple(row[4:7])]
-    for row in wrong:
+    # Plain numbers: a sum is a Decimal on MySQL.
+    found = [(row.id, tuple(row[1:4]), tuple(int(number) for number in row[4:7])) for row in _rows(session, query)]
+    wrong = [(job_id, counted, real) for job_id, counted, real in found if counted != real]
+    for job_id, _, (total, unsettled, unsuccessful) in wrong:
         session.connection.execute(
             sa.update(job)
-            .where(job.c.id == row.id)
-            .values(
-                children_total=row.total,
-                children_unsettled=row.unsettled,
-                children_unsuccessful=row.unsuccessful,
-            ),
+            .where(job.c.id == job_id)
+            .values(children_total=total, children_unsettled=unsettled, children_unsuccessful=unsuccessful),
         )
-    return [f"job {row.id}: children counted {tuple(row[1:4])}, are {tuple(row[4:7])}" for row in wrong]
+    trees.mark(session.connection, [job_id for job_id, _, _ in wrong])
+    return [f"job {job_id}: children counted {counted}, are {real}" for job_id, counted, real in wrong]
+
+
+def _rows(session: Session, query: sa.Select[Any]) -> Sequence[Any]:
+    return session.connection.execute(query).all()
 
 
 def _release_held(session: Session) -> list[str]:
@@ -97,6 +101,7 @@ def _settle_waiting(session: Session) -> list[str]:
     mended = []
     for query, event in ((waiting, JobEvent.LAST_CHILD_SETTLED), (early, JobEvent.CHILD_ADDED)):
         ids = list(session.connection.execute(query).scalars())
+        trees.mark(session.connection, ids)
         apply(session, event, ids, Cause(message="mended at start"))
         mended += [f"job {job_id}: {event.value}, which nobody had told it" for job_id in ids]
     return mended
@@ -131,5 +136,19 @@ def _take_back_jobs(session: Session) -> list[str]:
     open_run = sa.select(run.c.id).where(run.c.id == job.c.run_id, run.c.closed_at.is_(None)).exists()
     query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.run_id.is_not(None), ~open_run)
     ids = list(session.connection.execute(query).scalars())
+    trees.mark(session.connection, ids)
     apply(session, JobEvent.RUN_LOST, ids, Cause(message="its run is gone"))
     return [f"job {job_id}: its run was closed without it" for job_id in ids]
+
+
+def _date_abandoned(session: Session) -> list[str]:
+    """Neither a rescue nor its client's return would find an abandoned job whose run does not say since when."""
+    query = (
+        sa.select(job.c.id, run.c.id)
+        .join(run, run.c.id == job.c.run_id)
+        .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at.is_(None))
+    )
+    found = _rows(session, query)
+    for part in chunks([run_id for _, run_id in found]):
+        session.connection.execute(sa.update(run).where(run.c.id.in_(part)).values(abandoned_at=session.now_ms))
+    return [f"job {job_id}: abandoned, but nobody knew since when" for job_id, _ in found]

@@ -198,17 +198,26 @@ class _Change:
         self._connection = session.connection
         self._event = event
         self._cause = cause
+        self._shares: dict[int, trees.Share] = {}
+        self._started: dict[int, int] = {}
+        self._containers: set[int] = set()
         self._named: frozenset[int] = frozenset()
 
     def carry_out(self, job_ids: Sequence[int]) -> int:
         self._named = frozenset(job_ids)
         changed, deltas = self._update(load(self._connection, job_ids), self._event)
-        self.count(deltas)
+        self._count(deltas)
         if changed and self._event in {JobEvent.RESCHEDULE, JobEvent.CHILD_ADDED}:
             self._reopen_ancestors(changed)
+        self._keep_sums()
         return len(changed)
 
     def count(self, deltas: Mapping[int, tuple[int, int]]) -> None:
+        """Keep the counters of parents that lost or got children, and see to what follows."""
+        self._count(deltas)
+        self._keep_sums()
+
+    def _count(self, deltas: Mapping[int, tuple[int, int]]) -> None:
         """Keep the parents' counters, and go on upwards with the parents that react."""
         pending: dict[int, tuple[int, int]] = dict(deltas)
         while pending:
@@ -239,7 +248,7 @@ class _Change:
             # By the time its turn comes an earlier one may have changed it already.
             for row in load(self._connection, [job_id]):
                 if self._is_left_behind(row):
-                    self.count(self._update([row], self._event)[1])
+                    self._count(self._update([row], self._event)[1])
 
     def _is_left_behind(self, row: JobRow) -> bool:
         if self._event is JobEvent.RESCHEDULE:
@@ -432,22 +441,22 @@ class _Change:
             raise RuntimeError(f"{self._event.value}: {len(parameters)} jobs to change, {result.rowcount} changed")
 
     def _share(self, changes: list[tuple[JobRow, JobRow]]) -> None:
-        """Keep the sums of everything above the changed jobs."""
-        shares: dict[int, trees.Share] = {}
-        started: dict[int, int] = {}
-        containers = []
+        """Note what the changes add to the sums of everything above."""
         for before, after in changes:
             if after.is_root and not after.children_total:
                 continue  # it is nobody's descendant, and its own row says all
             more = trees.share(after) - trees.share(before)
             if more:
-                shares[after.id] = more
+                self._shares[after.id] = self._shares.get(after.id, trees.NOTHING) + more
             if after.started_at is not None and before.started_at is None:
-                started[after.id] = after.started_at
-            if after.children_total and (after.id in shares or after.id in started):
-                containers.append(after.id)
-        if shares or started:
-            trees.add(self._connection, shares, containers=containers, started=started)
+                self._started[after.id] = after.started_at
+            if after.children_total and (more or after.id in self._started):
+                self._containers.add(after.id)
+
+    def _keep_sums(self) -> None:
+        """Add what was noted; once for all that one event changed, for the ways up are the same."""
+        if self._shares or self._started:
+            trees.add(self._connection, self._shares, containers=self._containers, started=self._started)
 
     def _record(self, changes: list[tuple[JobRow, JobRow]], event: JobEvent) -> None:
         for before, after in changes:

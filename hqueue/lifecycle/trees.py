@@ -1,13 +1,13 @@
 """Sums over a job and everything below it, kept upwards with every change, so that reading them costs one row.
 
-Each job has a share in the sums of every job above it. A change of a share is added to its *distinct* ancestors, so
-that a job with two parents counts once, however many ways lead up. What a new edge between existing jobs would add
-is not worked out: the jobs above it are marked (`tree_exact`) and their sums are read by one recursive query instead.
+Each job has a share in the sums of every job above it. They are kept where every job below has one parent: a change
+then goes up one way and is counted once. A job with another kind of graph below it is marked (`tree_exact` is unset),
+and so are all above it: their sums are read by one recursive query instead.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from hqueue.states import SETTLED, JobStatus
 from hqueue.store import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hqueue.lifecycle.status import JobRow
 
@@ -72,16 +72,22 @@ _START: Final = (
 )
 
 
-def _pairs_above() -> sa.Select[int, int]:
-    """Return a query: each of the jobs with each of its distinct ancestors."""
-    start = sa.select(job_edge.c.child_id.label("origin"), job_edge.c.parent_id.label("id"))
-    start = start.where(job_edge.c.child_id.in_(sa.bindparam("jobs", expanding=True)))
-    above = start.cte("above", recursive=True)
-    above = above.union(sa.select(above.c.origin, job_edge.c.parent_id).where(job_edge.c.child_id == above.c.id))
-    return sa.select(above.c.origin, above.c.id)
+def _edges_above(*, exact: bool) -> sa.Select[int, int]:
+    """Return a query: every edge (child, parent) on the way up from jobs; with `exact` as far as sums are kept."""
+
+    def edges(*conditions: sa.ColumnElement[bool]) -> sa.Select[int, int]:
+        query = sa.select(job_edge.c.child_id, job_edge.c.parent_id).where(*conditions)
+        if exact:
+            query = query.join(job, sa.and_(job.c.id == job_edge.c.parent_id, job.c.tree_exact))
+        return query
+
+    above = edges(job_edge.c.child_id.in_(sa.bindparam("jobs", expanding=True))).cte("above", recursive=True)
+    above = above.union(edges(job_edge.c.child_id == above.c.parent_id))
+    return sa.select(above.c.child_id, above.c.parent_id)
 
 
-_PAIRS_ABOVE: Final = _pairs_above()
+_KEPT_EDGES: Final = _edges_above(exact=True)
+_EDGES: Final = _edges_above(exact=False)
 
 
 def is_counted(tags: Iterable[str]) -> bool:
@@ -120,24 +126,39 @@ def add(
     started: jobs that were started, and when.
     """
     started = started or {}
-    sums: dict[int, Share] = defaultdict(lambda: NOTHING)
-    starts: dict[int, int] = {}
-
-    def put(target: int, origin: int) -> None:
-        sums[target] += changes.get(origin, NOTHING)
-        if origin in started:
-            starts[target] = min(started[origin], starts.get(target, started[origin]))
-
-    for origin in containers:
-        put(origin, origin)
+    # Where sums are kept, every job has one parent at the most.
+    parent_of: dict[int, int] = {}
     for part in chunks(sorted({*changes, *started})):
-        for origin, target in connection.execute(_PAIRS_ABOVE, {"jobs": part}):
-            put(target, origin)
-    rows = [_parameters(target, sums[target]) for target in sums if sums[target]]
+        parent_of.update((child, parent) for child, parent in connection.execute(_KEPT_EDGES, {"jobs": part}))
+    keepers = {*containers, *parent_of.values()}
+    sums: dict[int, Share] = defaultdict(lambda: NOTHING, changes)
+    starts = dict(started)
+    for target in _upwards(parent_of, {*changes, *started}):
+        parent = parent_of.get(target)
+        if parent is not None:
+            sums[parent] += sums[target]
+            if target in starts:
+                starts[parent] = min(starts[target], starts.get(parent, starts[target]))
+    rows = [_parameters(target, sums[target]) for target in keepers if sums[target]]
     if rows:
         connection.execute(_ADD, rows)
-    if starts:
-        connection.execute(_START, [{"key_id": target, "at": at} for target, at in starts.items()])
+    moments = [{"key_id": target, "at": starts[target]} for target in keepers if target in starts]
+    if moments:
+        connection.execute(_START, moments)
+
+
+def _upwards(parent_of: Mapping[int, int], origins: Iterable[int]) -> Iterator[int]:
+    """Yield jobs, each after all that are below it."""
+    waiting = Counter(parent_of.values())
+    ready = [target for target in {*parent_of, *origins} if not waiting[target]]
+    while ready:
+        target = ready.pop()
+        yield target
+        parent = parent_of.get(target)
+        if parent is not None:
+            waiting[parent] -= 1
+            if not waiting[parent]:
+                ready.append(parent)
 
 
 def begin(connection: sa.Connection, rows: Iterable[JobRow]) -> None:
@@ -154,7 +175,7 @@ def mark(connection: sa.Connection, job_ids: Sequence[int]) -> None:
     """Note that the sums of jobs, and of all above them, are to be read by a query from now on."""
     marked: set[int] = set(job_ids)
     for part in chunks(job_ids):
-        marked.update(target for _, target in connection.execute(_PAIRS_ABOVE, {"jobs": part}))
+        marked.update(parent for _, parent in connection.execute(_EDGES, {"jobs": part}))
     for part in chunks(sorted(marked)):
         connection.execute(sa.update(job).where(job.c.id.in_(part)).values(tree_exact=False))
 

@@ -123,7 +123,7 @@ def _polling(farm: Farm, seconds: float) -> Row:
     if load.faults:
         raise RuntimeError(load.first_fault)
     with serving(_serve_constant) as library:
-        theirs = measure(library, body, connections=POLLERS, seconds=seconds / 2, warm_up_s=seconds / 10)
+        theirs = measure(library.address, body, connections=POLLERS, seconds=seconds / 2, warm_up_s=seconds / 10)
     note = (
         f"p50 {load.p50_ms:.1f} ms, p99 {load.p99_ms:.1f} ms; baseline: the library's threaded server answers a "
         f"constant, p50 {theirs.p50_ms:.1f} ms, p99 {theirs.p99_ms:.1f} ms"

@@ -52,8 +52,8 @@ class TestAssign:
     def test_only_what_is_still_runnable(self, farm: StoreFarm, machine: Machine) -> None:
         runnable, paused, going = farm.add(), farm.add(), running(farm, machine)
         farm.act(Action.PAUSE, paused)
-        places = [Placement(job_id, machine.id, farm.job(job_id).requirement_id, 1) for job_id in (paused, going, 99)]
-        places.append(Placement(runnable, machine.id, farm.job(runnable).requirement_id, 1))
+        wanted = farm.job(runnable).requirement_id
+        places = [Placement(job_id, machine.id, wanted, 1) for job_id in (paused, going, 99, runnable)]
         assert farm.write(lambda session: lifecycle.assign(session, places)) == 1
         assert farm.statuses(runnable, paused, going) == ["running", "paused", "running"]
         assert farm.write(lambda session: lifecycle.assign(session, places)) == 0
