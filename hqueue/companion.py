@@ -53,7 +53,8 @@ class Companion:
 
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C at the terminal reaches the server alone, which stops the client in order.
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own program
+    quiet = subprocess.DEVNULL  # its ready line is in the log, which goes to the same terminal as ours
+    return subprocess.Popen(command, stdin=quiet, stdout=quiet, start_new_session=True)  # noqa: S603 - our own program
 
 
 def _port_options() -> list[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 from pathlib import Path
@@ -16,12 +17,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import event as sa_event
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.compiler import compiles
 
 from hqueue.errors import ConfigError, StoreUnavailableError
 from hqueue.schema import metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +52,16 @@ _SQLITE_UNAVAILABLE: Final = frozenset(
         sqlite3.SQLITE_INTERRUPT,
     },
 )
+# The same of MySQL and MariaDB, whose driver calls nearly everything an operational error, a failed CHECK too.
+_MYSQL_UNAVAILABLE: Final = frozenset(
+    {
+        *(1021, 1037, 1038, 1041, 1114),  # disk, memory or table full
+        *(1040, 1042, 1043, 1044, 1045, 1049, 1129, 1130, 1203, 1226),  # not let in
+        *(1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1290, 1836, 1927),  # going away, or read-only
+        *(1205, 1213, 1317),  # somebody else was in the way
+        *range(2000, 2100),  # the driver's own: no connection, or a broken one
+    },
+)
 
 
 def create_engine(url: str, *, pool_size: int, max_overflow: int) -> sa.Engine:
@@ -58,6 +73,8 @@ def create_engine(url: str, *, pool_size: int, max_overflow: int) -> sa.Engine:
         parsed = sa.make_url(url)
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": 10}
         if parsed.get_backend_name() == "sqlite":
+            # A connection costs a file handle here, and a reader on the loop's thread must never wait for one.
+            options["max_overflow"] = -1
             engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000}, **options)
             sa_event.listen(engine, "connect", _set_up_sqlite)
             sa_event.listen(engine, "begin", _begin_sqlite)
@@ -92,6 +109,52 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
+def listed(name: str) -> sa.Select[tuple[int]]:
+    """Return a query for the ids of a list of any length, which is given under a name: `column.in_(listed("ids"))`.
+
+    One value carries the whole list, so that no limit on the number of values applies.
+    """
+    table = _Listed(sa.bindparam(name, type_=_IdList())).table_valued(sa.column("value", sa.BigInteger))
+    return sa.select(table.c.value)
+
+
+class _IdList(sa.types.TypeDecorator[Any]):
+    """Ids as one value: an array where there are such, a JSON text elsewhere."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        array = dialect.name == "postgresql"
+        return dialect.type_descriptor(ARRAY(sa.BigInteger) if array else sa.Text())
+
+    def process_bind_param(self, value: Sequence[int] | None, dialect: sa.Dialect) -> Any:
+        ids = list(value or ())
+        return ids if dialect.name == "postgresql" else json.dumps(ids)
+
+
+class _Listed(sa.sql.functions.GenericFunction[Any]):
+    """A table whose rows are the elements of an `_IdList`."""
+
+    inherit_cache = True
+    name = "hqueue_listed"
+
+
+@compiles(_Listed, "sqlite")
+def _listed_on_sqlite(element: _Listed, compiler: SQLCompiler, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_Listed, "postgresql")
+def _listed_on_postgresql(element: _Listed, compiler: SQLCompiler, **options: Any) -> str:
+    return f"(SELECT unnest({compiler.process(element.clauses, **options)}) AS value)"
+
+
+@compiles(_Listed, "mysql", "mariadb")
+def _listed_on_mysql(element: _Listed, compiler: SQLCompiler, **options: Any) -> str:
+    return f"JSON_TABLE({compiler.process(element.clauses, **options)}, '$[*]' COLUMNS (value BIGINT PATH '$'))"
+
+
 @contextlib.contextmanager
 def translated_errors() -> Iterator[None]:
     """Raise StoreUnavailableError where the database is unreachable, busy or full; everything else stays a bug."""
@@ -113,6 +176,9 @@ def is_unavailable(error: sa.exc.DBAPIError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _SQLITE_UNAVAILABLE
+    if isinstance(error, sa.exc.OperationalError) and type(error.orig).__module__.startswith("pymysql"):
+        number = next(iter(getattr(error.orig, "args", ())), None)
+        return number in _MYSQL_UNAVAILABLE
     return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
 
 

@@ -109,10 +109,22 @@ class DuplicateNameError(HQueueError):
     code = 43
 
 
+class UnknownResourceError(HQueueError):
+    """There is no resource with this id."""
+
+    code = 44
+
+
 class StoreUnavailableError(HQueueError):
     """The server's database cannot be used at the moment; nothing was changed, try again shortly."""
 
     code = 50
+
+
+class UnsupportedError(HQueueError):
+    """This server cannot do that yet."""
+
+    code = 51
 
 
 class ConfigError(HQueueError):

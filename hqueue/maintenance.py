@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue import lifecycle
+from hqueue.errors import StoreUnavailableError
+from hqueue.lifecycle import troubles
 from hqueue.lifecycle.runs import store_progress
 from hqueue.schema import client
 
 if TYPE_CHECKING:
+    from hqueue.errorlog import ErrorLog
     from hqueue.roster import Roster
     from hqueue.store import Session, Store
 
@@ -49,6 +52,23 @@ def save_roster(store: Store, roster: Roster) -> int:
 
     store.write_soon(write).result()
     return len(seen) + len(moved)
+
+
+def save_errors(store: Store, errors: ErrorLog) -> None:
+    """Write what the server logged as errors since the last time."""
+    taken = errors.take()
+    if not taken:
+        return
+
+    def write(session: Session) -> None:
+        for message, times in taken.items():
+            troubles.count(session, message, times=times)
+
+    try:
+        store.write_soon(write, durable=False).result()
+    except StoreUnavailableError:
+        errors.give_back(taken)
+        raise
 
 
 def carry_wishes_on(store: Store) -> int:

@@ -60,6 +60,8 @@ class Roster:
     clock: Clock
     clients: dict[int, LiveClient] = field(default_factory=dict)
     progress: dict[int, Progress] = field(default_factory=dict)  # by job id, for open runs
+    # By job id: its place in the queue's order, and the clients that the latest tick kept for it.
+    holds: dict[int, tuple[tuple[int, int, int], tuple[int, ...]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _checked_at_s: float = 0.0
 

@@ -1,36 +1,43 @@
-"""Assigns runnable jobs to clients: lost clients, rescues, then assignments."""
+"""Assigns runnable jobs to clients: lost clients, rescues, failures, then assignments."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue import lifecycle
 from hqueue.clock import Clock, to_ms
 from hqueue.errors import StoreUnavailableError
+from hqueue.lifecycle import failures, hosts
+from hqueue.lifecycle.farmview import FarmReader, run_times
 from hqueue.lifecycle.runs import Placement
-from hqueue.matching import Candidate, ClientView, Requirement, choose, os_of
-from hqueue.schema import client, client_group, client_group_member, job, requirement, resource, run
+from hqueue.matching import Candidate, FitTable, HeldFor, needs_more_than_a_gap, plan
+from hqueue.schema import client, job, reservation, run
 from hqueue.states import JobEvent, JobStatus
 from hqueue.store import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
+    from datetime import tzinfo
 
     from hqueue.config import ServerConfig
+    from hqueue.lifecycle.farmview import FarmView
+    from hqueue.matching import Placement as Placed
+    from hqueue.matching import Plan, Requirement
     from hqueue.roster import LiveClient, Roster
     from hqueue.store import Session, Store
 
 log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0  # a lost nudge costs this much
-_MOST_IN_ONE_TICK: Final = 10_000
+# A job that waits for an emptier client looks again for the best one after this long, then after twice as long, …
+_LOOK_AGAIN_MS: Final = 60_000
 
 
 @dataclass(slots=True)
@@ -42,18 +49,30 @@ class TickCounts:
     assigned: int = 0
 
 
-@dataclass
 class Scheduler:
-    """The planner of the farm: one pass over everything that can be placed, instead of one per client."""
+    """The planner of the farm: one pass over everything that can be placed, instead of one per client.
 
-    store: Store
-    roster: Roster
-    clock: Clock
-    config: ServerConfig
-    _requirements: dict[int, Requirement] = field(default_factory=dict)
-    _waiting: list[Future[None]] = field(default_factory=list)
-    _mutex: threading.Lock = field(default_factory=threading.Lock)
-    _supervised_at_s: float | None = None
+    `zone` is that of the availability rules: None for the machine's own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        roster: Roster,
+        clock: Clock,
+        config: ServerConfig,
+        zone: tzinfo | None = None,
+    ) -> None:
+        self.store = store
+        self.roster = roster
+        self.clock = clock
+        self.config = config
+        self._farm = FarmReader(roster, clock, zone)
+        self._fits = FitTable()
+        self._firsts = _Firsts(int(config.hold_after_s * 1000))
+        self._waiting: list[Future[None]] = []
+        self._mutex = threading.Lock()
+        self._supervised_at_s: float | None = None
 
     def await_tick(self, done: Future[None]) -> None:
         """Resolve a future after the next tick that begins from now on."""
@@ -81,7 +100,9 @@ class Scheduler:
     def _supervise(self, counts: TickCounts) -> None:
         """Look after clients and runs, once per interval however often the scheduler is woken."""
         now_s = self.clock.monotonic()
-        if self._supervised_at_s is not None and now_s - self._supervised_at_s < INTERVAL_S:
+        if self._supervised_at_s is None:
+            self._safely(failures.recount_all)  # the limit may be another one since the last start
+        elif now_s - self._supervised_at_s < INTERVAL_S:
             return
         self._supervised_at_s = now_s
         for live in self.roster.overdue(self.config.active_timeout_s):
@@ -91,6 +112,17 @@ class Scheduler:
         before_ms = to_ms(self.clock.now()) - int(self.config.rescue_abandoned_minutes * 60_000)
         for job_id in self._to_rescue(before_ms):
             counts.rescued += self._safely(partial(_rescue, job_id, before_ms, self.config.max_rescues))
+        with self.store.reading() as connection:
+            leftovers = connection.execute(_CLOSED_RESERVATION).first() is not None
+        if leftovers:
+            self._safely(hosts.release_closed)
+
+    def _to_rescue(self, before_ms: int) -> list[int]:
+        """Return the jobs whose clients were lost before a moment and have not come back."""
+        if not self.config.rescue_abandoned_minutes:
+            return []
+        with self.store.reading() as connection:
+            return list(connection.execute(_ABANDONED_BEFORE, {"moment": before_ms}).scalars())
 
     def _safely(self, function: Callable[[Session], object]) -> bool:
         """Run one item in a transaction of its own: a bad one is logged and holds up no other."""
@@ -104,110 +136,188 @@ class Scheduler:
             return False
         return True
 
-    def _to_rescue(self, before_ms: int) -> list[int]:
-        """Return the jobs whose clients were lost before a moment and have not come back."""
-        if not self.config.rescue_abandoned_minutes:
-            return []
-        with self.store.reading() as connection:
-            return list(connection.execute(_ABANDONED_BEFORE, {"moment": before_ms}).scalars())
-
     def _assign(self) -> int:
-        """Place what can be placed: one snapshot, a pure choice, one transaction that checks what it assumed."""
+        """Place what can be placed: one snapshot, a pure plan, one transaction that checks what it assumed."""
         with self.store.reading() as connection:
-            wanted = list(connection.execute(_WAITING_REQUIREMENTS).scalars())
-            if not wanted:
+            unready = failures.pending_roots(connection)
+        if unready:
+            with self.store.writing(durable=False) as session:
+                failures.step(session, self.config.max_client_failures)
+        with self.store.reading() as connection:
+            unready = failures.pending_roots(connection) if unready else frozenset()
+            queue = _Queue(connection, unready)
+            heads = queue.heads()
+            if not heads:
+                self._firsts.forget()
+                self.roster.holds = {}
                 return 0
-            self._load_requirements(connection, wanted)
-            clients = self._clients(connection)
-            # A client that came back with fewer CPUs than it has runs on must not count against the others.
-            free = sum(max(0, view.free_cpus) for view in clients if view.takes_work)
-            slots = min(free, _MOST_IN_ONE_TICK)
-            if slots == 0:
-                return 0
-            candidates = {key: _first_jobs(connection, key, slots) for key in wanted}
-            unlimited = frozenset(connection.execute(_UNLIMITED).scalars())
-            placed = choose(candidates, self._requirements, clients, unlimited)
-        placements = [
-            Placement(
-                candidate.job_id,
-                view.id,
-                candidate.requirement_id,
-                self._requirements[candidate.requirement_id].cpus,
-            )
-            for candidate, view in placed
-        ]
-        if not placements:
+            farm = self._farm.read(connection)
+            made = self._plan(connection, farm, queue, heads)
+        self.roster.holds = {job_id: (made.ranks[job_id], clients) for job_id, clients in made.holds.items()}
+        if not made.placements:
             return 0
+        placements = [self._as_assigned(each) for each in made.placements]
         # Whoever hands the runs out waits for the disk; the next tick need not.
         with self.store.writing(durable=False) as session:
             return lifecycle.assign(session, self._still_there(session, placements))
 
+    def _plan(self, connection: sa.Connection, farm: FarmView, queue: _Queue, heads: dict[int, Candidate]) -> Plan:
+        requirements = self._farm.requirements(connection, heads)
+        self._fits.renew([view.facts for view in farm.clients])
+        return plan(
+            heads,
+            requirements,
+            farm.clients,
+            farm.units,
+            fits=self._fits,
+            waiting=queue,
+            holders=self._firsts.entitled(heads, requirements, to_ms(self.clock.now())),
+            times=queue,
+        )
+
     def _still_there(self, session: Session, placements: Sequence[Placement]) -> list[Placement]:
-        """Drop what can no longer be: clients may have changed since the snapshot, and wishes may have come."""
-        taking = set(session.connection.execute(_TAKING, {"now": session.now_ms}).scalars())
-        blocked = lifecycle.below_unfinished(session.connection, [placement.job_id for placement in placements])
-        return [each for each in placements if each.client_id in taking and each.job_id not in blocked]
+        """Drop what can no longer be: clients, wishes and failures may have changed since the snapshot."""
+        connection = session.connection
+        taking = set(connection.execute(_TAKING, {"now": session.now_ms}).scalars())
+        left_out = lifecycle.below_unfinished(connection, [placement.job_id for placement in placements])
+        unready = failures.pending_roots(connection)
+        if unready:
+            for part in chunks([placement.job_id for placement in placements]):
+                left_out.update(connection.execute(_BELOW_ROOTS, {"jobs": part, "roots": sorted(unready)}).scalars())
+        return [
+            each
+            for each in placements
+            if each.job_id not in left_out and taking.issuperset((each.client_id, *each.others))
+        ]
 
-    def _load_requirements(self, connection: sa.Connection, keys: Sequence[int]) -> None:
-        missing = [key for key in keys if key not in self._requirements]
-        for part in chunks(missing):
-            query = sa.select(requirement.c.id, requirement.c.spec_json).where(requirement.c.id.in_(part))
-            for key, text in connection.execute(query):
-                self._requirements[key] = Requirement.from_json(text)
-
-    def _clients(self, connection: sa.Connection) -> list[ClientView]:
-        """Return all clients that are known, with what is in use on each."""
-        now_ms = to_ms(self.clock.now())
-        groups: dict[int, set[str]] = {}
-        for client_id, name in connection.execute(_MEMBERS):
-            groups.setdefault(client_id, set()).add(name)
-        views: dict[int, ClientView] = {}
-        for row in connection.execute(_CLIENTS):
-            views[row.id] = ClientView(
-                id=row.id,
-                hostname=row.hostname,
-                name=row.name,
-                os=os_of(row.platform),
-                groups=frozenset(groups.get(row.id, ())),
-                cpus=row.cpus,
-                speed=row.cpu_speed,
-                takes_work=bool(row.takes_work) and row.refused_until <= now_ms,
-            )
-        self._load_requirements(connection, list(connection.execute(_USED_REQUIREMENTS).scalars()))
-        for client_id, requirement_id, count in connection.execute(_USE):
-            view = views.get(client_id)
-            if view is not None:
-                for _ in range(count):
-                    view.take(self._requirements[requirement_id])
-        return list(views.values())
+    def _as_assigned(self, placed: Placed) -> Placement:
+        first, *others = placed.clients
+        key = placed.candidate.requirement_id
+        return Placement(
+            placed.candidate.job_id,
+            first.id,
+            key,
+            self._farm.known[key].cpus,
+            tuple(view.id for view in others),
+        )
 
 
-_TAKES_WORK: Final = sa.and_(
+class _Firsts:
+    """Since when the first job of each requirement has been that: after a while it may have clients held for it."""
+
+    def __init__(self, patience_ms: int) -> None:
+        self._patience_ms = patience_ms
+        self._since: dict[int, tuple[int, int]] = {}  # job id and moment, by requirement
+
+    def forget(self) -> None:
+        """Start anew: nothing waits."""
+        self._since.clear()
+
+    def entitled(
+        self,
+        heads: Mapping[int, Candidate],
+        requirements: Mapping[int, Requirement],
+        now_ms: int,
+    ) -> dict[int, HeldFor]:
+        """Return the jobs that may have clients held, by requirement; those for one client only after a while."""
+        found: dict[int, HeldFor] = {}
+        since: dict[int, tuple[int, int]] = {}
+        for key, head in heads.items():
+            wanted = requirements[key]
+            if not needs_more_than_a_gap(wanted):
+                continue
+            known = self._since.get(key)
+            began_ms = known[1] if known is not None and known[0] == head.job_id else now_ms
+            since[key] = (head.job_id, began_ms)
+            held_from_ms = began_ms if wanted.several else began_ms + self._patience_ms
+            if now_ms >= held_from_ms:
+                found[key] = HeldFor(head.job_id, _looked_at(held_from_ms, now_ms))
+        self._since = since
+        return found
+
+
+def _looked_at(held_from_ms: int, now_ms: int) -> int:
+    """Return the moment at which the clients to hold were last chosen: the beginning, then each twice as far from it.
+
+    In between the choice stays, so that a client can become empty; a bad one is not kept for ever.
+    """
+    later = _LOOK_AGAIN_MS
+    if now_ms - held_from_ms < later:
+        return held_from_ms
+    while now_ms - held_from_ms >= 2 * later:
+        later *= 2
+    return held_from_ms + later
+
+
+class _Queue:
+    """The runnable jobs in a snapshot, without those whose requirement is not right yet."""
+
+    def __init__(self, connection: sa.Connection, unready: frozenset[int]) -> None:
+        self._connection = connection
+        self._unready = unready
+        self._times: dict[int, list[int]] | None = None
+
+    def heads(self) -> dict[int, Candidate]:
+        """Return the first job of each requirement that has any."""
+        keys = self._connection.execute(_WAITING_REQUIREMENTS).all()
+        if self._unready or any(head is None for _, head in keys):
+            firsts = [first for key, _ in keys for first in self.after(key, 0, 1)]
+            return {first.requirement_id: first for first in firsts}
+        found: dict[int, Candidate] = {}
+        for part in chunks([head for _, head in keys]):
+            for row in self._connection.execute(_JOBS, {"jobs": part}):
+                found[row.requirement_id] = Candidate((-row.priority, row.root_id, row.id), row.requirement_id)
+        return found
+
+    def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
+        """Return the next jobs of a requirement, in the queue's order."""
+        query = _NEXT_JOBS.where(job.c.root_id.not_in(self._unready)) if self._unready else _NEXT_JOBS
+        rows = self._connection.execute(query, {"wanted": requirement_id, "seen": seen, "most": most})
+        return [Candidate((-priority, root_id, job_id), requirement_id) for job_id, priority, root_id in rows]
+
+    def since(self) -> dict[int, list[int]]:
+        """Return when the open runs of each client were assigned."""
+        if self._times is None:
+            self._times = run_times(self._connection)
+        return self._times
+
+
+_TAKING: Final = sa.select(client.c.id).where(
     ~client.c.lost,
     ~client.c.disabled,
     ~client.c.terminating,
     ~client.c.forgotten,
     client.c.condemned == "",
+    client.c.refused_until <= sa.bindparam("now"),
+)
+_BELOW_ROOTS: Final = sa.select(job.c.id).where(
+    job.c.id.in_(sa.bindparam("jobs", expanding=True)),
+    job.c.root_id.in_(sa.bindparam("roots", expanding=True)),
 )
 _ABANDONED_BEFORE: Final = (
     sa.select(job.c.id)
     .join(run, run.c.id == job.c.run_id)
     .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at < sa.bindparam("moment"))
 )
-# Two queries of one index each: an OR over both would read all runs there ever were.
-_ALIVE: Final = sa.union_all(
-    sa.select(run.c.client_id, run.c.requirement_id).where(run.c.closed_at.is_(None)),
-    sa.select(run.c.client_id, run.c.requirement_id).where(run.c.fenced),
-).subquery()
-_USE: Final = sa.select(_ALIVE.c.client_id, _ALIVE.c.requirement_id, sa.func.count()).group_by(
-    _ALIVE.c.client_id,
-    _ALIVE.c.requirement_id,
+_CLOSED_RESERVATION: Final = (
+    sa.select(reservation.c.run_id)
+    .join(run, run.c.id == reservation.c.run_id)
+    .where(run.c.closed_at.is_not(None))
+    .limit(1)
 )
-_USED_REQUIREMENTS: Final = sa.select(_ALIVE.c.requirement_id).distinct()
+# A rescheduled job waits for the end of its old run.
+_READY: Final = sa.and_(
+    job.c.status == JobStatus.RUNNABLE,
+    ~sa.select(run.c.id).where(run.c.open_job_id == job.c.id).exists(),
+)
+_ORDER: Final = (job.c.priority.desc(), job.c.root_id, job.c.id)
 
 
-def _skip_scan() -> sa.Select[int]:
-    """Return a query for the requirements with runnable jobs: a step of the index each, however many jobs there are."""
+def _skip_scan() -> sa.Select[Any]:
+    """Return a query for the requirements with runnable jobs, and the first of each.
+
+    A step of the index each, however many jobs there are.
+    """
 
     def following(after: sa.ColumnElement[int] | int) -> sa.ScalarSelect[int]:
         inner = job.alias("following")
@@ -219,43 +329,22 @@ def _skip_scan() -> sa.Select[int]:
 
     skip = sa.select(following(0).label("id")).cte("skip", recursive=True)
     skip = skip.union_all(sa.select(following(skip.c.id)).where(skip.c.id.is_not(None)))
-    return sa.select(skip.c.id).where(skip.c.id.is_not(None))
+    first = sa.select(job.c.id).where(_READY, job.c.requirement_id == skip.c.id).order_by(*_ORDER).limit(1)
+    return sa.select(skip.c.id, first.scalar_subquery().label("head")).where(skip.c.id.is_not(None))
 
 
 # Statements that every tick runs are built once: building one costs as much as running it.
 _WAITING_REQUIREMENTS: Final = _skip_scan()
-_FIRST_JOBS: Final = (
+_JOBS: Final = sa.select(job.c.id, job.c.requirement_id, job.c.priority, job.c.root_id).where(
+    job.c.id.in_(sa.bindparam("jobs", expanding=True)),
+)
+_NEXT_JOBS: Final = (
     sa.select(job.c.id, job.c.priority, job.c.root_id)
-    .where(
-        job.c.status == JobStatus.RUNNABLE,
-        job.c.requirement_id == sa.bindparam("wanted"),
-        ~sa.select(run.c.id).where(run.c.open_job_id == job.c.id).exists(),
-    )
-    .order_by(job.c.priority.desc(), job.c.root_id, job.c.id)
+    .where(_READY, job.c.requirement_id == sa.bindparam("wanted"))
+    .order_by(*_ORDER)
     .limit(sa.bindparam("most"))
+    .offset(sa.bindparam("seen"))
 )
-_CLIENTS: Final = sa.select(
-    client.c.id,
-    client.c.hostname,
-    client.c.name,
-    client.c.platform,
-    client.c.cpus,
-    client.c.refused_until,
-    client.c.cpu_speed,
-    _TAKES_WORK.label("takes_work"),
-).where(~client.c.forgotten)
-_MEMBERS: Final = sa.select(client_group_member.c.client_id, client_group.c.name).join(
-    client_group,
-    client_group.c.id == client_group_member.c.group_id,
-)
-_UNLIMITED: Final = sa.select(resource.c.name).where(resource.c.maximum.is_(None))
-_TAKING: Final = sa.select(client.c.id).where(_TAKES_WORK, client.c.refused_until <= sa.bindparam("now"))
-
-
-def _first_jobs(connection: sa.Connection, requirement_id: int, limit: int) -> list[Candidate]:
-    """Return the first jobs of a requirement, in the queue's order."""
-    rows = connection.execute(_FIRST_JOBS, {"wanted": requirement_id, "most": limit})
-    return [Candidate.of(job_id, requirement_id, priority, root_id) for job_id, priority, root_id in rows]
 
 
 def _lose(live: LiveClient, session: Session) -> None:
@@ -266,8 +355,10 @@ def _lose(live: LiveClient, session: Session) -> None:
 
 
 def _rescue(job_id: int, before_ms: int, max_rescues: int, session: Session) -> None:
-    query = _ABANDONED_BEFORE.where(job.c.id == job_id)
-    if session.connection.execute(query, {"moment": before_ms}).first() is None:
+    query = _ABANDONED_BEFORE.add_columns(run.c.client_id).where(job.c.id == job_id)
+    row = session.connection.execute(query, {"moment": before_ms}).first()
+    if row is None:
         return  # its client came back since the snapshot
     cause = lifecycle.Cause(message="its client did not come back", max_rescues=max_rescues)
     lifecycle.apply(session, JobEvent.RESCUE, [job_id], cause)
+    failures.try_last(session, job_id, row.client_id)

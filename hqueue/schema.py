@@ -135,7 +135,7 @@ job = Table(
 # The order in which a tick takes runnable jobs: SPEC 6.1.
 Index("ix_job_schedule", job.c.status, job.c.requirement_id, job.c.priority.desc(), job.c.root_id, job.c.id)
 Index("ix_job_roots", job.c.is_root, job.c.status, job.c.id)
-Index("ix_job_root_id", job.c.root_id)
+Index("ix_job_root_id", job.c.root_id, job.c.id)
 
 # What a job was submitted with and a tick never looks at, apart so that the rows above stay short.
 job_spec = Table(
@@ -237,6 +237,7 @@ run = Table(
     Column("closed_at", BigInteger),
     Column("abandoned_at", BigInteger),  # when its client was lost; unset once it is back
     Column("pid", Integer),
+    Column("hosts", Integer, nullable=False),  # clients that it takes: 1, and those in `reservation`
     Column("outcome", String(16), nullable=False),  # "" while open
     Column("exit_code", Integer),
     Column("signal", Integer),
@@ -250,6 +251,41 @@ run = Table(
     Index("ix_run_job_id", "job_id", "id"),
     Index("ix_run_client_closed", "client_id", "closed_at"),
     Index("ix_run_fenced", "fenced", "client_id"),
+    **_NO_AUTOINCREMENT,
+)
+
+# The other clients of a run that has several: they count as taken as long as the run is open.
+reservation = Table(
+    "reservation",
+    metadata,
+    Column("run_id", Id, ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("client_id", Id, ForeignKey("client.id"), primary_key=True, autoincrement=False),
+    Index("ix_reservation_client_id", "client_id"),
+    **_NO_AUTOINCREMENT,
+)
+
+# How often jobs failed on clients, until they are rescheduled: too many under one root block the client for it.
+client_failure = Table(
+    "client_failure",
+    metadata,
+    Column("job_id", Id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("client_id", Id, ForeignKey("client.id"), primary_key=True, autoincrement=False),
+    Column("root_id", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Index("ix_client_failure_root_id", "root_id", "client_id"),
+    **_NO_AUTOINCREMENT,
+)
+# The clients that are blocked for a root's jobs. Those jobs have requirements that name them; while that is not yet so
+# for all of them, `moved_to` is the id of the last job that has been looked at.
+root_block = Table(
+    "root_block",
+    metadata,
+    Column("root_id", Id, primary_key=True, autoincrement=False),
+    Column("blocked_json", LongText, nullable=False),
+    Column("pending", Boolean, nullable=False),  # there is something to do for it: one of these two
+    Column("recount", Boolean, nullable=False),
+    Column("moved_to", BigInteger),
+    Index("ix_root_block_pending", "pending"),
     **_NO_AUTOINCREMENT,
 )
 
@@ -300,6 +336,22 @@ resource = Table(
     Column("name", String(255), nullable=False, unique=True),
     Column("maximum", BigInteger),  # unset: unlimited
     Column("per_machine", Boolean, nullable=False),
+    **_OPTIONS,
+)
+
+# Errors of the server (client 0) and of clients, by day and message.
+trouble = Table(
+    "trouble",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("client_id", BigInteger, nullable=False),
+    Column("day", Integer, nullable=False),  # since 1970, UTC
+    Column("digest", String(64), nullable=False),
+    Column("latest_at", BigInteger, nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("message", LongText, nullable=False),
+    UniqueConstraint("client_id", "day", "digest"),
+    Index("ix_trouble_client_id", "client_id", "id"),
     **_OPTIONS,
 )
 

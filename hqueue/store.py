@@ -195,7 +195,7 @@ _SAVE_COUNTER: Final = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
     function: Callable[[Session], Any]
     future: Future[Any]
@@ -356,15 +356,12 @@ class Store:
                     log.exception("a shared commit failed")
                 if not done:  # not even begun: those who wait are told, instead of trying again at once for ever
                     done.extend(self._give_up_waiting())
-                for call in done:
-                    call.resolve(error)
+                _resolve_all(done, error)
                 continue
             patient = [call for call in done if call.durable and call.error is None]
             if patient:
                 self._flusher.when_durable(partial(_resolve_all, patient))
-            for call in done:
-                if not call.durable or call.error is not None:
-                    call.resolve()
+            _resolve_all([call for call in done if call not in patient], None)
 
     def _give_up_waiting(self) -> list[_Call]:
         with self._arrived:
@@ -404,7 +401,7 @@ class Store:
             writer.close()
 
 
-def _resolve_all(calls: Sequence[_Call], error: StoreUnavailableError | None) -> None:
+def _resolve_all(calls: Sequence[_Call], error: Exception | None) -> None:
     for call in calls:
         call.resolve(error)
 

@@ -2,7 +2,8 @@
 
 `store` is a real, migrated store: a SQLite file, and a database of its own on each of PostgreSQL and MariaDB that
 answers. Where they are is told by HQ_TEST_POSTGRESQL_URL and HQ_TEST_MYSQL_URL (the user needs the right to create
-databases); without them a server on this machine is tried. Whoever wants SQLite alone asks for `sqlite_store`.
+databases); without them a server on this machine is tried. Tests of logic that no database has a say in are marked
+`databases("sqlite")`, and are three times as fast for it; or they ask for `sqlite_store`.
 
 HQ_TEST_STRICT=1 turns every skip into a failure, except one whose reason begins with
 
@@ -82,7 +83,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 class TestDatabase:
-    """A database that tests use one after the other, each finding it as freshly migrated."""
+    """A database that tests use one after the other, each finding it as freshly migrated.
+
+    The store on it stays open between them: to open one takes several times as long as most tests.
+    """
 
     __test__ = False
 
@@ -92,7 +96,9 @@ class TestDatabase:
         engine = database.create_engine(url, pool_size=1, max_overflow=0)
         database.upgrade(engine)
         engine.dispose()
-        self._engine = sa.create_engine(url)
+        # A test may have ended every connection of the database.
+        self._engine = sa.create_engine(url, pool_pre_ping=True)
+        self._store: Store | None = None
         with self._engine.connect() as connection:
             self._resources = [row._asdict() for row in connection.execute(sa.select(resource))]
 
@@ -105,8 +111,24 @@ class TestDatabase:
             connection.execute(sa.update(counter).values(value=0))
             connection.execute(sa.insert(resource), self._resources)
 
+    def open_store(self, clock: FakeClock) -> Store:
+        """Return the store, open and as if it had just been opened."""
+        if self._store is None or self._store._group_writer is None:
+            self._store = Store(self.url, clock=clock)
+            self._store.open()
+        self._store._clock = clock
+        self._store._counters = type(self._store._counters)()
+        self._store.on_commit = lambda _: None
+        return self._store
+
+    def close_store(self) -> None:
+        """Let a test open a store of its own."""
+        if self._store is not None:
+            self._store.close()
+
     def close(self) -> None:
         """Let its connections go."""
+        self.close_store()
         self._engine.dispose()
 
 
@@ -206,7 +228,17 @@ def clock() -> FakeClock:
     return FakeClock(auto=True)
 
 
-@pytest.fixture(params=BACKENDS)
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "databases(*names): the kinds of database a test is run on; without it, on each")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("databases")
+        metafunc.parametrize("backend", mark.args if mark else BACKENDS, indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -225,13 +257,27 @@ def store_url(backend: str, databases: Databases, migrated_file: Path, tmp_path:
     if backend == "sqlite":
         shutil.copy(migrated_file, tmp_path / "hqserver.db")
         return f"sqlite:///{tmp_path}/hqserver.db"
-    return databases.get(backend).url
+    found = databases.get(backend)
+    found.close_store()
+    return found.url
 
 
 @pytest.fixture
-def store(store_url: str, clock: FakeClock) -> Iterator[Store]:
+def store(
+    backend: str,
+    databases: Databases,
+    migrated_file: Path,
+    tmp_path: Path,
+    clock: FakeClock,
+) -> Iterator[Store]:
     """Return an open store, on each database that is reachable; afterwards what it holds must make sense."""
-    yield from _opened(store_url, clock)
+    if backend == "sqlite":
+        shutil.copy(migrated_file, tmp_path / "hqserver.db")
+        yield from _opened(f"sqlite:///{tmp_path}/hqserver.db", clock)
+        return
+    opened = databases.get(backend).open_store(clock)
+    yield opened
+    check_invariants(opened)
 
 
 @pytest.fixture

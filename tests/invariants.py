@@ -5,13 +5,28 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from hqueue.matching import Requirement
-from hqueue.schema import client, counter, event, job, job_edge, job_spec, requirement, run, wish, wish_job
+from hqueue.schema import (
+    client,
+    counter,
+    event,
+    job,
+    job_edge,
+    job_spec,
+    requirement,
+    reservation,
+    resource,
+    root_block,
+    run,
+    wish,
+    wish_job,
+)
 from hqueue.states import HOLDS_RUN, SETTLED, UNSUCCESSFUL, JobStatus
 
 if TYPE_CHECKING:
@@ -42,6 +57,12 @@ class Snapshot:
         self.runs = rows(run, "id")
         self.clients = rows(client, "id")
         self.requirements = {key: Requirement.from_json(row.spec_json) for key, row in rows(requirement, "id").items()}
+        self.resources = {row.name: row for row in connection.execute(sa.select(resource))}
+        self.blocks = rows(root_block, "root_id")
+        self.reserved: dict[int, list[int]] = defaultdict(list)  # runs that are open, by the client they reserve
+        for row in connection.execute(sa.select(reservation)):
+            if self.runs[row.run_id].closed_at is None:
+                self.reserved[row.client_id].append(row.run_id)
         self.wishes = rows(wish, "id")
         self.wish_jobs = list(connection.execute(sa.select(wish_job)))
         self.counters = {row.name: row.value for row in connection.execute(sa.select(counter))}
@@ -122,6 +143,7 @@ class Snapshot:
         if status is JobStatus.QUEUED and not row.children_unsettled and not row.held_by_wish:
             yield "it waits for children, but all are settled"
         if status is JobStatus.RUNNABLE:
+            yield from self._blocked(row)
             if row.children_unsettled or row.children_unsuccessful:
                 yield f"{row.children_unsettled} children unsettled, {row.children_unsuccessful} unsuccessful"
             if not row.has_command or row.command_done:
@@ -177,8 +199,21 @@ class Snapshot:
         if row.wish_confirmed > row.wish_number:
             yield f"wish {row.wish_confirmed} of {row.wish_number} is confirmed"
 
-    def _capacity(self, client_id: int) -> Iterator[str]:
+    def _blocked(self, row: Any) -> Iterator[str]:
+        block = self.blocks.get(row.root_id)
+        if block is None or block.pending:
+            return
+        blocked = self.requirements[row.requirement_id].blocked
+        if list(blocked) != json.loads(block.blocked_json):
+            yield f"its requirement blocks {blocked}, its root {block.blocked_json}"
+
+    def on_client(self, client_id: int) -> list[Any]:
+        """Return the runs that take a client: open ones, those that reserve it, and given-up ones not proved dead."""
         alive = [row for row in self.runs.values() if row.client_id == client_id and (not row.closed_at or row.fenced)]
+        return alive + [self.runs[run_id] for run_id in self.reserved[client_id]]
+
+    def _capacity(self, client_id: int) -> Iterator[str]:
+        alive = self.on_client(client_id)
         used = sum(row.cpus for row in alive)
         if used > self.clients[client_id].cpus:
             yield f"{used} of {self.clients[client_id].cpus} CPUs are in use"

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from hqueue import jobspec, lifecycle
 from hqueue.config import ServerConfig, load_server_config
 from hqueue.lifecycle import Action, Cause, Report, clients
+from hqueue.lifecycle.farmview import FarmReader
 from hqueue.roster import LiveClient, Roster
 from hqueue.scheduler import Scheduler
-from hqueue.schema import client, event, job, job_edge, run, wish, wish_job
+from hqueue.schema import client, event, job, job_edge, resource, run, wish, wish_job
 from hqueue.states import JobEvent
 
 if TYPE_CHECKING:
@@ -159,6 +160,17 @@ class StoreFarm:
         """Return a client's row."""
         with self.store.reading() as connection:
             return connection.execute(sa.select(client).where(client.c.id == client_id)).one()
+
+    def resource(self, name: str, maximum: int | None, *, per_machine: bool = False) -> None:
+        """Create a resource."""
+        values = {"name": name, "maximum": maximum, "per_machine": per_machine}
+        self.write(lambda session: session.connection.execute(sa.insert(resource).values(values)))
+
+    def used(self) -> dict[str, int]:
+        """Return what is in use of the resources, without those of which nothing is."""
+        with self.store.reading() as connection:
+            used = FarmReader(self.roster, self.clock).read(connection).units.used
+        return {name: count for name, count in used.items() if count}
 
     def tick(self) -> TickCounts:
         """Let the scheduler do what is due."""

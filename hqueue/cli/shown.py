@@ -87,7 +87,7 @@ def job_fields(job: Mapping[str, Any]) -> list[tuple[str, Cell]]:
         ("status", Cell(_whole_status(job), status(job).style)),
     ]
     texts = {
-        "waiting for": one_line(job.get("waitingFor") or ""),
+        "waiting for": one_line(job.get("waitingFor") or "").removeprefix("waits for "),
         "progress": _progress(job),
         "exit code": "" if job.get("exitCode") is None else str(job["exitCode"]),
         "client": ", ".join(label(each) for each in job.get("clients") or ()),

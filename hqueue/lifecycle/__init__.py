@@ -1,5 +1,6 @@
 """The only writer of a job's status.
 
+rows        jobs as the lifecycle sees them, and how they are read
 status      apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
 submission  submit(): a graph of specifications becomes jobs
 runs        what is assigned to clients, and how it ends

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.errors import ClientRefusedError
+from hqueue.lifecycle import hosts, notes, troubles
 from hqueue.lifecycle.runs import (
     KILLED,
     LOST,
     Report,
     RunRow,
     end_run,
+    end_runs_well,
     fence,
     fenced_runs,
+    is_usual_end,
     open_runs,
 )
 from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
@@ -108,6 +111,7 @@ def register(session: Session, identity: Identity, ip: str, max_rescues: int = M
         for row in open_runs(connection, known.id):
             fence(session, row)
             apply_to_current(session, row, JobEvent.RUN_LOST, cause)
+        hosts.release_client(session, known.id, cause.message)
     connection.execute(sa.update(client).where(client.c.id == known.id).values(**values))
     return int(known.id)
 
@@ -155,13 +159,12 @@ def take_reports(
     if not reports:
         return False
     known = {row.token: row for row in _held(session.connection, client_id)}
-    ended = False
-    for report in reports:
-        row = known.pop(report.token, None)
-        if row is not None:
+    ended = [(row, report) for report in reports if (row := known.pop(report.token, None)) is not None]
+    end_runs_well(session, [each for each in ended if is_usual_end(*each)], label=label)
+    for row, report in ended:
+        if not is_usual_end(row, report):
             end_run(session, row, report, label=label, max_rescues=max_rescues)
-            ended = True
-    return ended
+    return bool(ended)
 
 
 def take_listing(
@@ -265,6 +268,7 @@ _ASSIGNED: Final = (
         job_spec.c.environment_json,
         job_spec.c.tags_json,
         job_spec.c.max_time_s,
+        run.c.hosts,
         client.c.hostname,
         client.c.platform,
     )
@@ -278,7 +282,11 @@ _ASSIGNED: Final = (
 
 def _assignments(connection: sa.Connection, runs: Sequence[int]) -> list[dict[str, Any]]:
     """Return runs as their client is told of them; those of deleted jobs are left out, for they are to die."""
-    return [_as_assignment(row) for row in connection.execute(_ASSIGNED, {"runs": runs})] if runs else []
+    if not runs:
+        return []
+    rows = connection.execute(_ASSIGNED, {"runs": runs}).all()
+    others = hosts.hostnames(connection, [row.run_id for row in rows if row.hosts > 1])
+    return [_as_assignment(row, others.get(row.run_id, ())) for row in rows]
 
 
 def assignment(connection: sa.Connection, run_id: int) -> dict[str, Any] | None:
@@ -286,7 +294,7 @@ def assignment(connection: sa.Connection, run_id: int) -> dict[str, Any] | None:
     return next(iter(_assignments(connection, [run_id])), None)
 
 
-def _as_assignment(row: Any) -> dict[str, Any]:
+def _as_assignment(row: Any, others: Sequence[str]) -> dict[str, Any]:
     command = json.loads(row.command_json) if row.command_json else ""
     return {
         "token": row.token,
@@ -298,7 +306,7 @@ def _as_assignment(row: Any) -> dict[str, Any]:
         "shell": row.shell,
         "environment": json.loads(row.environment_json),
         "maxTime": row.max_time_s or 0,
-        "hosts": [row.hostname],
+        "hosts": [row.hostname, *others],
         "tags": json.loads(row.tags_json),
         "cpus": row.cpus,
     }
@@ -314,9 +322,18 @@ def time_limits(connection: sa.Connection, client_id: int) -> dict[str, int]:
     return {row.token: row.max_time_s for row in connection.execute(query)}
 
 
+def condemn(session: Session, client_id: int, label: str, why: str) -> None:
+    """Store why a client takes no more work, "" when it does again."""
+    session.connection.execute(sa.update(client).where(client.c.id == client_id).values(condemned=why))
+    if why:
+        notes.add(session, f"{label} takes no more work: {why}", client_id=client_id, once=True)
+        troubles.count(session, f"takes no more work: {why}", client_id=client_id)
+
+
 def forget(session: Session, client_id: int) -> None:
     """Hide a client that terminates; it returns with its id, groups and rules if it registers again."""
     session.connection.execute(sa.update(client).where(client.c.id == client_id).values(forgotten=True))
+    hosts.release_client(session, client_id, "one of its clients is gone")
 
 
 def _held(connection: sa.Connection, client_id: int) -> list[RunRow]:

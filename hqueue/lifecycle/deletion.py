@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle import trees
+from hqueue.lifecycle import failures, trees
+from hqueue.lifecycle.rows import load, statuses
 from hqueue.lifecycle.runs import RUN_COLUMNS, RunRow, fence
-from hqueue.lifecycle.status import count_children, load, statuses
-from hqueue.schema import client, job, job_edge, note_thread, run
+from hqueue.lifecycle.status import count_children
+from hqueue.schema import client, job, job_edge, note_thread, root_block, run
 from hqueue.states import SETTLED, UNSUCCESSFUL
 from hqueue.store import DeleteLogs, PokeClient, Session, chunks
 
@@ -47,6 +48,7 @@ def delete(session: Session, job_ids: Sequence[int]) -> list[int]:
         session.connection.execute(
             sa.delete(job_edge).where(sa.or_(job_edge.c.child_id.in_(part), job_edge.c.parent_id.in_(part))),
         )
+        session.connection.execute(sa.delete(root_block).where(root_block.c.root_id.in_(part)))
         session.connection.execute(sa.delete(job).where(job.c.id.in_(part)))
         for parent, count in lost.items():
             query = sa.update(job).where(job.c.id == parent)
@@ -116,4 +118,5 @@ def rehome(session: Session, gone: sa.Select[tuple[int]], limit: int) -> bool:
     found = session.connection.execute(query).all()
     for job_id, root_id in found:
         session.connection.execute(sa.update(job).where(job.c.id == job_id).values(root_id=root_id))
+        failures.reconsider(session, root_id, job_id - 1)
     return bool(found)

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply, load
+from hqueue.lifecycle import failures, hosts, notes, troubles
+from hqueue.lifecycle.rows import load
+from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
 from hqueue.schema import client, job, run
 from hqueue.states import JobEvent, JobStatus
 from hqueue.store import DeleteLogs, PokeClient, Session, WakeScheduler, chunks
@@ -28,6 +30,7 @@ OUTCOMES: Final = (EXITED, KILLED, REFUSED, LOST)
 # After a refusal a client gets nothing for a while, longer each time (SPEC 6.7).
 _FIRST_REFUSAL_PAUSE_MS: Final = 10_000
 _LONGEST_REFUSAL_PAUSE_MS: Final = 300_000
+_MOST_NAMED: Final = 20  # jobs, in a note about a client that was lost with thousands
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class RunRow:
     started_at: int | None
     closed_at: int | None
     abandoned_at: int | None
+    hosts: int
 
 
 RUN_COLUMNS: Final = tuple(run.c[name] for name in RunRow.__slots__)
@@ -86,6 +90,12 @@ _CLOSE: Final = (
         },
     )
 )
+_INSERT: Final = sa.insert(run)
+_RUNNABLE: Final = sa.select(job.c.id, job.c.attempts, job.c.requirement_id).where(
+    job.c.id.in_(sa.bindparam("jobs", expanding=True)),
+    job.c.status == JobStatus.RUNNABLE,
+    ~sa.select(run.c.id).where(run.c.open_job_id == job.c.id).exists(),
+)
 _STORE_PROGRESS: Final = (
     sa.update(job)
     .where(job.c.id == sa.bindparam("key_id"))
@@ -99,29 +109,39 @@ _STORE_PROGRESS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A job that is to run on a client."""
+    """A job that is to run on a client, with others reserved where it takes several."""
 
     job_id: int
     client_id: int
     requirement_id: int
     cpus: int
+    others: tuple[int, ...] = ()
 
 
 def assign(session: Session, placements: Sequence[Placement]) -> int:
-    """Give jobs to clients, as far as they are still runnable and without an open run; return how many were given.
+    """Give jobs to clients, as far as they are still what they were taken for; return how many were given.
 
-    Writes: runs, jobs (`running`), their log.
+    A job that is no longer runnable, has an open run or needs something else by now is left alone.
+    Writes: runs, reservations, jobs (`running`), their log.
     """
     wanted = {placement.job_id: placement for placement in placements}
-    attempts = _still_runnable(session, list(wanted))
+    attempts = _still_runnable(session, wanted)
     if not attempts:
         return 0
     first = session.allocate("run", len(attempts))
-    by_client: dict[int, dict[int, int]] = {}
+    given = [wanted[job_id] for job_id in attempts]
+    labels = client_labels(
+        session.connection, sorted({key for each in given for key in (each.client_id, *each.others)})
+    )
+    run_ids: dict[int, int] = {}
+    messages: dict[int, str] = {}
     rows = []
-    for run_id, (job_id, attempt) in enumerate(attempts.items(), first):
-        placement = wanted[job_id]
-        by_client.setdefault(placement.client_id, {})[job_id] = run_id
+    for run_id, placement in enumerate(given, first):
+        job_id = placement.job_id
+        run_ids[job_id] = run_id
+        messages[job_id] = f"client {labels[placement.client_id]}"
+        if placement.others:
+            messages[job_id] += f", with {', '.join(labels[each] for each in placement.others)}"
         rows.append(
             {
                 "id": run_id,
@@ -130,8 +150,9 @@ def assign(session: Session, placements: Sequence[Placement]) -> int:
                 "open_job_id": job_id,
                 "client_id": placement.client_id,
                 "requirement_id": placement.requirement_id,
-                "attempt": attempt + 1,
+                "attempt": attempts[job_id] + 1,
                 "cpus": placement.cpus,
+                "hosts": 1 + len(placement.others),
                 "fenced": False,
                 "wish": "run",
                 "wish_number": 0,
@@ -142,27 +163,22 @@ def assign(session: Session, placements: Sequence[Placement]) -> int:
                 "message": "",
             },
         )
-    session.connection.execute(sa.insert(run), rows)
-    labels = client_labels(session.connection, list(by_client))
-    for client_id, run_ids in by_client.items():
-        cause = Cause(message=f"client {labels[client_id]}", run_ids=run_ids)
-        apply(session, JobEvent.ASSIGNED, list(run_ids), cause)
+    session.connection.execute(_INSERT, rows)
+    hosts.reserve(session, {run_ids[each.job_id]: each.others for each in given if each.others})
+    apply(session, JobEvent.ASSIGNED, list(run_ids), Cause(run_ids=run_ids, messages=messages))
+    for client_id in dict.fromkeys(each.client_id for each in given):
         session.after_commit(PokeClient(client_id))
     return len(rows)
 
 
-def _still_runnable(session: Session, job_ids: Sequence[int]) -> dict[int, int]:
+def _still_runnable(session: Session, wanted: Mapping[int, Placement]) -> dict[int, int]:
     """Return the attempts so far of those jobs that can be assigned at this moment, in the order given."""
-    open_run = sa.select(run.c.id).where(run.c.open_job_id == job.c.id).exists()
     attempts: dict[int, int] = {}
-    for part in chunks(job_ids):
-        query = sa.select(job.c.id, job.c.attempts).where(
-            job.c.id.in_(part),
-            job.c.status == JobStatus.RUNNABLE,
-            ~open_run,
-        )
-        attempts.update((row.id, row.attempts) for row in session.connection.execute(query))
-    return {job_id: attempts[job_id] for job_id in job_ids if job_id in attempts}
+    for part in chunks(list(wanted)):
+        for row in session.connection.execute(_RUNNABLE, {"jobs": part}):
+            if row.requirement_id == wanted[row.id].requirement_id:
+                attempts[row.id] = row.attempts
+    return {job_id: attempts[job_id] for job_id in wanted if job_id in attempts}
 
 
 def client_labels(connection: sa.Connection, client_ids: Sequence[int]) -> dict[int, str]:
@@ -203,9 +219,8 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str, max_re
         if not load(session.connection, [row.job_id]):
             session.after_commit(DeleteLogs(row.job_id))  # it may have written more since it was given up
         return
-    _close(session, row, report)
-    if report.outcome == REFUSED:
-        _pause_client(session, row.client_id)
+    _close(session, (row, report))
+    _hold_against_client(session, row, report, label)
     jobs = load(session.connection, [row.job_id])
     if not jobs:
         session.after_commit(DeleteLogs(row.job_id))
@@ -220,7 +235,46 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str, max_re
         exit_code=report.exit_code,
         max_rescues=max_rescues,
     )
-    apply(session, _event(report), [row.job_id], cause)
+    event = _event(report)
+    apply(session, event, [row.job_id], cause)
+    if event is JobEvent.EXITED_BADLY:
+        failures.count_failure(session, row.job_id, row.client_id)
+    if event in _HARM:
+        failures.try_last(session, row.job_id, row.client_id)
+
+
+def is_usual_end(row: RunRow, report: Report) -> bool:
+    """Tell whether a run ended as most do: by itself, with status 0, while it was open."""
+    well = report.outcome == EXITED and not report.exit_code and not report.signal
+    return well and row.closed_at is None
+
+
+def end_runs_well(session: Session, ended: Sequence[tuple[RunRow, Report]], *, label: str) -> None:
+    """Take the usual end of many runs of a client at once: what `end_run` does for each, with one statement for all.
+
+    Writes: the runs, their jobs and the jobs' ancestors.
+    """
+    if not ended:
+        return
+    session.after_commit(WakeScheduler())
+    _close(session, *ended)
+    jobs = {row.id: row for row in load(session.connection, [row.job_id for row, _ in ended])}
+    current: list[int] = []
+    progress: dict[int, tuple[float, float]] = {}
+    for row, report in ended:
+        if row.job_id not in jobs:
+            session.after_commit(DeleteLogs(row.job_id))
+        elif jobs[row.job_id].run_id == row.id:
+            current.append(row.job_id)
+            if report.progress is not None:
+                progress[row.job_id] = report.progress
+    store_progress(session, progress)
+    if current:
+        apply(session, JobEvent.EXITED_WELL, current, Cause(message=f"exit 0, client {label}", exit_code=0))
+
+
+# After these a job is tried on another client first, if there is one.
+_HARM: Final = frozenset({JobEvent.EXITED_BADLY, JobEvent.REFUSED, JobEvent.RUN_LOST})
 
 
 def _event(report: Report) -> JobEvent:
@@ -240,25 +294,41 @@ def describe(report: Report) -> str:
     return f"{report.outcome}: {report.message}" if report.message else report.outcome
 
 
-def _close(session: Session, row: RunRow, report: Report) -> None:
+def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
     session.connection.execute(
         _CLOSE,
-        {
-            "key_id": row.id,
-            "now": session.now_ms,
-            "began": max(row.assigned_at, session.now_ms - int(report.seconds * 1000)),
-            "new_outcome": report.outcome,
-            "new_exit_code": report.exit_code,
-            "new_signal": report.signal,
-            "new_message": report.message,
-            "new_seconds": report.seconds,
-            "new_peak_memory_kb": report.peak_memory_kb,
-            "new_output_bytes": report.output_bytes,
-        },
+        [
+            {
+                "key_id": row.id,
+                "now": session.now_ms,
+                "began": max(row.assigned_at, session.now_ms - int(report.seconds * 1000)),
+                "new_outcome": report.outcome,
+                "new_exit_code": report.exit_code,
+                "new_signal": report.signal,
+                "new_message": report.message,
+                "new_seconds": report.seconds,
+                "new_peak_memory_kb": report.peak_memory_kb,
+                "new_output_bytes": report.output_bytes,
+            }
+            for row, report in ended
+        ],
     )
+    for row, _ in ended:
+        if row.hosts > 1:
+            hosts.release(session, row.id)
 
 
-def _pause_client(session: Session, client_id: int) -> None:
+def _hold_against_client(session: Session, row: RunRow, report: Report, label: str) -> None:
+    if report.outcome == REFUSED:
+        if _pause_client(session, row.client_id) == 1:  # the first of a row: the others would say the same
+            notes.add(session, f"{label} refused job {row.job_id}: {report.message}", client_id=row.client_id)
+        troubles.count(session, f"refused a job: {report.message}", client_id=row.client_id)
+    elif report.outcome == LOST:
+        troubles.count(session, f"lost a run: {report.message}", client_id=row.client_id)
+
+
+def _pause_client(session: Session, client_id: int) -> int:
+    """Give a client nothing for a while; return how many refusals in a row that makes."""
     query = sa.select(client.c.refusals, client.c.refused_until).where(client.c.id == client_id)
     refusals, until = session.connection.execute(query).one()
     # A client that has been well for longer than the longest pause starts from the beginning.
@@ -269,6 +339,7 @@ def _pause_client(session: Session, client_id: int) -> None:
         .where(client.c.id == client_id)
         .values(refusals=refusals, refused_until=session.now_ms + pause),
     )
+    return int(refusals)
 
 
 def store_progress(session: Session, progress: Mapping[int, tuple[float, float]]) -> None:
@@ -304,6 +375,12 @@ def lose_client(session: Session, client_id: int, label: str) -> int:
     for part in chunks([row.id for row in kept]):
         session.connection.execute(sa.update(run).where(run.c.id.in_(part)).values(abandoned_at=session.now_ms))
     apply(session, JobEvent.CLIENT_LOST, [row.job_id for row in kept], Cause(message=f"client {label} was lost"))
+    hosts.release_client(session, client_id, f"client {label} was lost")
+    if runs:
+        held = ", ".join(str(row.job_id) for row in runs[:_MOST_NAMED]) + (", …" if len(runs) > _MOST_NAMED else "")
+        text = f"{label} stopped reporting with {len(runs)} run{'' if len(runs) == 1 else 's'} (jobs {held})"
+        notes.add(session, text, client_id=client_id)
+        troubles.count(session, "stopped reporting while it ran jobs", client_id=client_id)
     log.warning("client %s was lost with %d runs", label, len(runs))
     return len(runs)
 
@@ -324,6 +401,8 @@ def fence(session: Session, row: RunRow) -> None:
             abandoned_at=None,
         ),
     )
+    if row.hosts > 1:
+        hosts.release(session, row.id)
     session.after_commit(WakeScheduler())
     if not load(session.connection, [row.job_id]):
         session.after_commit(DeleteLogs(row.job_id))

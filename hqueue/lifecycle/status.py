@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.errors import JobStateError
-from hqueue.lifecycle import trees
+from hqueue.lifecycle import failures, notes, trees
+from hqueue.lifecycle.rows import CHANGED, JobRow, ancestors, load
 from hqueue.schema import event as event_table
 from hqueue.schema import job, job_edge, job_spec, run
 from hqueue.states import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hqueue.lifecycle")
 
 MAX_RESCUES: Final = 2  # where nobody says otherwise
+_LOSSES: Final = frozenset({JobEvent.RESCUE, JobEvent.RUN_LOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,55 +44,16 @@ class Cause:
     exit_code: int | None = None
     max_rescues: int = MAX_RESCUES
     run_ids: Mapping[int, int] = field(default_factory=dict)  # ASSIGNED: the new run of each job
+    messages: Mapping[int, str] = field(default_factory=dict)  # where it differs from job to job
     halted: frozenset[int] = frozenset()  # CLIENT_BACK: jobs whose run the client says is halted
     hold: bool = False  # RESCHEDULE: unsuccessful children are about to be rescheduled too
 
 
-@dataclass(slots=True)
-class JobRow:
-    """A job as `apply` sees it: the columns that decide, and those that it may change."""
-
-    id: int
-    status: JobStatus
-    run_id: int | None
-    has_command: bool
-    command_done: bool
-    pause_wished: bool
-    held_by_wish: bool
-    children_unsettled: int
-    children_unsuccessful: int
-    attempts: int
-    tries_left: int
-    rescues: int
-    progress: float
-    progress_numerator: float | None
-    progress_denominator: float | None
-    runnable_at: int | None
-    started_at: int | None
-    ended_at: int | None
-    exit_code: int | None
-    is_root: bool
-    children_total: int
-    counted: bool
-
-
-_COLUMNS: Final = tuple(job.c[name] for name in JobRow.__slots__)
-_UNTOUCHED: Final = (
-    "id",
-    "has_command",
-    "children_unsettled",
-    "children_unsuccessful",
-    "is_root",
-    "children_total",
-    "counted",
-)
-_CHANGED: Final = tuple(name for name in JobRow.__slots__ if name not in _UNTOUCHED)
-_SELECT_ONE: Final = sa.select(*_COLUMNS).where(job.c.id == sa.bindparam("job_id"))
 # The old status in the condition: a row that is not what we took it for is never overwritten.
 _UPDATE: Final = (
     sa.update(job)
     .where(job.c.id == sa.bindparam("key_id"), job.c.status == sa.bindparam("old_status"))
-    .values({name: sa.bindparam(f"new_{name}") for name in _CHANGED})
+    .values({name: sa.bindparam(f"new_{name}") for name in CHANGED})
 )
 _COUNT: Final = (
     sa.update(job)
@@ -125,29 +88,6 @@ _FENCE: Final = (
 )
 
 
-def load(connection: sa.Connection, job_ids: Sequence[int]) -> list[JobRow]:
-    """Return the rows of the jobs that exist, in no order."""
-    found: list[Any] = []
-    if len(job_ids) == 1:
-        found.extend(connection.execute(_SELECT_ONE, {"job_id": job_ids[0]}))
-    else:
-        for part in chunks(job_ids):
-            found.extend(connection.execute(sa.select(*_COLUMNS).where(job.c.id.in_(part))))
-    rows = [JobRow(*row) for row in found]
-    for row in rows:
-        row.status = JobStatus(row.status)
-    return rows
-
-
-def statuses(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, JobStatus]:
-    """Return the statuses of the jobs that exist."""
-    found: dict[int, JobStatus] = {}
-    for part in chunks(job_ids):
-        query = sa.select(job.c.id, job.c.status).where(job.c.id.in_(part))
-        found.update((job_id, JobStatus(status)) for job_id, status in connection.execute(query))
-    return found
-
-
 def apply(session: Session, event: JobEvent, job_ids: Sequence[int], cause: Cause | None = None) -> int:
     """Carry an event out on jobs, and what follows from it on their ancestors; return how many of the jobs changed.
 
@@ -156,20 +96,6 @@ def apply(session: Session, event: JobEvent, job_ids: Sequence[int], cause: Caus
     """
     change = _Change(session, event, cause or Cause())
     return change.carry_out(job_ids)
-
-
-def ancestors(connection: sa.Connection, job_ids: Iterable[int]) -> set[int]:
-    """Return the ids of all ancestors of the jobs, without the jobs themselves (unless one is above another)."""
-    found: set[int] = set()
-    level = list(job_ids)
-    while level:
-        above: set[int] = set()
-        for part in chunks(level):
-            query = sa.select(job_edge.c.parent_id).where(job_edge.c.child_id.in_(part)).distinct()
-            above.update(connection.execute(query).scalars())
-        level = list(above - found)
-        found |= above
-    return found
 
 
 def count_children(session: Session, deltas: Mapping[int, tuple[int, int]], cause: Cause | None = None) -> None:
@@ -383,6 +309,7 @@ class _Change:
         after.rescues = 0
         after.started_at = None
         after.exit_code = None
+        failures.forget(self._session, after.id)
         # An ancestor that is only taken along does not wait: nobody is about to reschedule its other children.
         after.held_by_wish = self._cause.hold and after.id in self._named and after.children_unsuccessful > 0
 
@@ -432,7 +359,7 @@ class _Change:
     def _write(self, changes: list[tuple[JobRow, JobRow]]) -> None:
         parameters = []
         for before, after in changes:
-            values = {f"new_{name}": getattr(after, name) for name in _CHANGED}
+            values = {f"new_{name}": getattr(after, name) for name in CHANGED}
             values["key_id"] = after.id
             values["old_status"] = before.status
             parameters.append(values)
@@ -464,6 +391,10 @@ class _Change:
                 continue
             message = self._message(event, before, after)
             self._session.record(after.id, event_name(event, before, after), after.status, message)
+            if after.rescues > before.rescues or (event in _LOSSES and _fails(before, after)):
+                rescue = f": rescue {after.rescues} of {self._cause.max_rescues}"
+                text = f"{message}{'' if _fails(before, after) else rescue}"
+                notes.add(self._session, text, job_id=after.id)
             reason = f" ({message})" if message else ""
             log.info("job %d %s > %s%s", after.id, before.status.value, after.status.value, reason)
 
@@ -471,10 +402,10 @@ class _Change:
         if event is not self._event or event is JobEvent.LAST_CHILD_SETTLED:
             # It happened to a descendant; what the cause says is in that one's log.
             return f"{after.children_unsuccessful} of its children did not succeed" if _fails(before, after) else ""
-        message = self._cause.message
+        message = self._cause.messages.get(after.id, self._cause.message)
         if _fails(before, after) and after.children_unsuccessful and not after.children_unsettled and not message:
             return f"{after.children_unsuccessful} of its children did not succeed"
-        if event in {JobEvent.RESCUE, JobEvent.RUN_LOST} and _fails(before, after):
+        if event in _LOSSES and _fails(before, after):
             return f"its client was lost {after.rescues} times, and now again"
         if after.tries_left < before.tries_left:
             return f"{message}; tries left: {after.tries_left}"

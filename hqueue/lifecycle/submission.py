@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
-from hqueue.lifecycle import trees
-from hqueue.lifecycle.status import Cause, ancestors, apply, load
+from hqueue.lifecycle import failures, trees
+from hqueue.lifecycle.requirements import requirement_id
+from hqueue.lifecycle.rows import ancestors, load
+from hqueue.lifecycle.status import Cause, apply
 from hqueue.lifecycle.wishes import fall_under
 from hqueue.matching import Condition, Requirement, conditions_from, singles_of
 from hqueue.schema import job, job_edge, job_spec, requirement
@@ -115,6 +117,8 @@ class _Submission:
                 self._session.record(job_id, "note", status, line)
         if JobStatus.RUNNABLE in statuses:
             self._session.after_commit(WakeScheduler())
+        for root_id in {root_id for root_id in roots if root_id < first_id}:
+            failures.reconsider(self._session, root_id, first_id - 1)
         self._tell_parents(first_id, statuses, parents_of, sums)
         return list(range(first_id, first_id + count))
 
@@ -431,22 +435,6 @@ def submit(
     Errors: UnknownJobError, CyclicGraphError, JobStateError; nothing is stored then.
     """
     return _Submission(session, graph, parent_id, child_ids, requirement_ids).run()
-
-
-def requirement_id(session: Session, wanted: Requirement, known: MutableMapping[str, int]) -> int:
-    """Return the id of a requirement, stored now if it is new."""
-    text = wanted.to_json()
-    digest = Requirement.digest(text)
-    key = session.recall(known, digest)
-    if key is None:
-        key = session.connection.execute(sa.select(requirement.c.id).where(requirement.c.digest == digest)).scalar()
-        if key is None:
-            result = session.connection.execute(sa.insert(requirement).values(digest=digest, spec_json=text))
-            stored = result.inserted_primary_key
-            assert stored is not None  # noqa: S101 - every database gives the id of the row it has just stored
-            key = stored[0]
-        session.remember(known, digest, key)
-    return int(key)
 
 
 def _requirement(spec: JobSpec, conditions: tuple[Condition, ...]) -> Requirement:

@@ -20,7 +20,7 @@ from hqueue.store import chunks
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from hqueue.lifecycle.status import JobRow
+    from hqueue.lifecycle.rows import JobRow
 
 
 @dataclass(frozen=True, slots=True)

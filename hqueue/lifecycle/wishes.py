@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.lifecycle.deletion import delete, missed_roots, rehome
-from hqueue.lifecycle.status import Cause, ancestors, apply, statuses
+from hqueue.lifecycle.rows import ancestors, statuses
+from hqueue.lifecycle.status import Cause, apply
 from hqueue.schema import job, job_edge, wish, wish_job
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus
 from hqueue.store import RunWishes, Session, chunks

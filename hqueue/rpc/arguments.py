@@ -58,6 +58,8 @@ def ids(value: Any, name: str) -> list[int]:
     Errors: InvalidArgumentError.
     """
     if isinstance(value, (list, tuple)):
+        if all(type(each) is int for each in value):  # as nearly always, and there may be a hundred thousand
+            return [each if 0 < each <= _BIGGEST else 0 for each in value]
         return [one_id(each, f"{name}[{place}]") for place, each in enumerate(value)]
     if value is None or isinstance(value, (dict, bytes)):
         raise InvalidArgumentError(f"{name} is {shown(value)}, but a list of ids was expected")

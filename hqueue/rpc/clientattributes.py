@@ -15,15 +15,17 @@ import sqlalchemy as sa
 
 from hqueue import __version__
 from hqueue.clock import from_ms
+from hqueue.matching import Standing
 from hqueue.rpc.notethreads import NO_THREAD, LatestNote, latest_notes_of_clients
-from hqueue.schema import client, client_group_member, job, run
+from hqueue.schema import client, client_group_member, job, reservation, run
 from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from hqueue.roster import LiveClient, Roster
+    from hqueue.lifecycle.farmview import FarmReader
+    from hqueue.roster import LiveClient
 
 UNKNOWN: Final = -1  # idle minutes, free memory, free disk of a client that is not reporting
 
@@ -39,15 +41,19 @@ class Attribute:
 class Batch:
     """The clients of one call, and what other tables and the roster say of all of them."""
 
-    def __init__(self, connection: sa.Connection, roster: Roster, rows: Sequence[Any]) -> None:
+    def __init__(self, connection: sa.Connection, reader: FarmReader, rows: Sequence[Any]) -> None:
         self._connection = connection
-        self._roster = roster
+        self._reader = reader
         self._ids = [row.id for row in rows]
 
     def live(self, client_id: int) -> LiveClient | None:
         """Return what a client said in its latest heartbeat; None while it has not reported to this process."""
-        known = self._roster.clients.get(client_id)
+        known = self._reader.roster.clients.get(client_id)
         return known if known is not None and known.number > 0 else None
+
+    def standing(self, row: Any) -> Standing:
+        """Return why a client takes no job at all."""
+        return self._reader.standing(row)
 
     @cached_property
     def groups(self) -> Mapping[int, list[int]]:
@@ -58,15 +64,15 @@ class Batch:
 
     @cached_property
     def running_jobs(self) -> Mapping[int, list[int]]:
-        """The ids of the jobs that have an open run on each client."""
+        """The ids of the jobs that have an open run on each client, or have reserved it for one."""
         # The jobs themselves, because a deleted one leaves an open run behind until its death is proved.
-        query = (
-            sa.select(run.c.client_id, job.c.id)
-            .join(job, job.c.id == run.c.open_job_id)
-            .where(run.c.closed_at.is_(None))
-            .order_by(job.c.id)
-        )
-        return self._lists(query, run.c.client_id)
+        query = sa.select(run.c.client_id, job.c.id).join(job, job.c.id == run.c.open_job_id).order_by(job.c.id)
+        found = self._lists(query, run.c.client_id)
+        reserved = sa.select(reservation.c.client_id, job.c.id).join(run, run.c.id == reservation.c.run_id)
+        reserved = reserved.join(job, job.c.id == run.c.open_job_id)
+        for client_id, job_ids in self._lists(reserved, reservation.c.client_id).items():
+            found[client_id] = sorted([*found[client_id], *job_ids])
+        return found
 
     @cached_property
     def notes(self) -> Mapping[int, LatestNote]:
@@ -83,7 +89,7 @@ class Batch:
 
 def fetch_clients(
     connection: sa.Connection,
-    roster: Roster,
+    reader: FarmReader,
     client_ids: Sequence[int] | None,
     names: Iterable[str],
 ) -> list[dict[str, Any]]:
@@ -97,7 +103,7 @@ def fetch_clients(
         for part in chunks(client_ids):
             by_id.update((row.id, row) for row in connection.execute(plan.some, {"ids": part}))
         rows.extend(by_id[each] for each in client_ids if each in by_id)
-    batch = Batch(connection, roster, rows)
+    batch = Batch(connection, reader, rows)
     return [{name: make(row, batch) for name, make in plan.makers} for row in rows]
 
 
@@ -157,14 +163,12 @@ def _state(row: Any, batch: Batch) -> tuple[str, str]:
     """Return a client's state in one word, and the sentence that explains it."""
     if row.lost:
         return "lost", f"it has not reported since {_last_heartbeat(row, batch):%Y-%m-%d %H:%M:%S} UTC"
-    live = batch.live(row.id)
-    if row.terminating or (live is not None and live.terminating):
-        return "terminating", "it was told to end: it takes no new jobs and finishes those that it has"
-    condemned = row.condemned or (live.condemned if live is not None else "")
-    if condemned:
-        return "condemned", condemned
-    if row.disabled:
-        return "disabled", "somebody has disabled it: it takes no new jobs and finishes those that it has"
+    standing = batch.standing(row)
+    if standing is Standing.CONDEMNED:
+        live = batch.live(row.id)
+        return "condemned", row.condemned or (live.condemned if live is not None else "")
+    if standing in _UNAVAILABLE:
+        return _UNAVAILABLE[standing]
     jobs = len(batch.running_jobs.get(row.id, ()))
     if jobs:
         return "running", f"it runs {jobs} job{'' if jobs == 1 else 's'}"
@@ -172,14 +176,23 @@ def _state(row: Any, batch: Batch) -> tuple[str, str]:
 
 
 def _available(row: Any, batch: Batch) -> bool:
-    live = batch.live(row.id)
-    terminating = row.terminating or (live is not None and live.terminating)
-    condemned = row.condemned or (live is not None and live.condemned)
-    return not (row.lost or row.disabled or terminating or condemned)
+    return not batch.standing(row)
 
 
+_RESTS: Final = "it takes no new jobs and finishes those that it has"
+_UNAVAILABLE: Final[dict[Standing, tuple[str, str]]] = {
+    Standing.TERMINATING: ("terminating", f"it was told to end: {_RESTS}"),
+    Standing.DISABLED: ("disabled", f"somebody has disabled it: {_RESTS}"),
+    Standing.CLOSED: ("closed", f"none of its availability rules matches now: {_RESTS}"),
+}
 _LABEL: Final = (client.c.hostname, client.c.name)
-_FLAGS: Final = (client.c.lost, client.c.terminating, client.c.condemned, client.c.disabled)
+_FLAGS: Final = (
+    client.c.lost,
+    client.c.terminating,
+    client.c.condemned,
+    client.c.disabled,
+    client.c.rules_json,
+)
 
 CLIENT_ATTRIBUTES: Final[dict[str, Attribute]] = {
     "available": Attribute(_FLAGS, _available),

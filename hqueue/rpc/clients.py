@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from hqueue import wire
-from hqueue.errors import InvalidArgumentError, UnknownClientError
-from hqueue.lifecycle import Cause
+from hqueue import __version__, wire
+from hqueue.errors import InvalidArgumentError, UnknownClientError, UnsupportedError
+from hqueue.lifecycle import Cause, hosts
 from hqueue.lifecycle.clients import apply_to_current, forget
+from hqueue.lifecycle.farmview import FarmReader
 from hqueue.lifecycle.runs import fence, open_runs
+from hqueue.matching import RuleError, read_rules, rules_as_dicts
 from hqueue.rpc import arguments
 from hqueue.rpc.clientattributes import CLIENT_ATTRIBUTES, DEFAULT_CLIENT_ATTRIBUTES, fetch_clients, label_of
 from hqueue.rpc.clientnames import ClientNames
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
+    from hqueue.clock import Clock
     from hqueue.config import ServerConfig
     from hqueue.roster import Roster
     from hqueue.store import Session, Store
@@ -35,10 +38,11 @@ _LONGEST_HISTORY = 100_000
 class Clients:
     """The methods about clients."""
 
-    def __init__(self, *, store: Store, roster: Roster, config: ServerConfig) -> None:
+    def __init__(self, *, store: Store, roster: Roster, config: ServerConfig, clock: Clock) -> None:
         self._store = store
         self._roster = roster
         self._config = config
+        self._farm = FarmReader(roster, clock)
 
     @exposed()
     def getClients(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:
@@ -157,6 +161,23 @@ class Clients:
         return self._store.write_soon(write)
 
     @exposed()
+    def upgradeClients(self, ids: Any) -> bool:
+        """Bring clients to the server's version; return True when all of them have it.
+
+        Unknown ids are skipped.
+        Errors: UnsupportedError for a client of another version: this server cannot install it there yet.
+        Source: 17.
+        """
+        wanted = arguments.ids(ids, "ids")
+        for each in self._fetch(wanted, ["id", "label", "needsUpgrade", "version"]):
+            if each["needsUpgrade"]:
+                raise UnsupportedError(
+                    f"ids: client {each['id']} ({each['label']}) has version {each['version']}, and this server cannot "
+                    f"upgrade clients yet: install {__version__} there and restart hqclient; what it runs goes on",
+                )
+        return True
+
+    @exposed()
     def setClientDescription(self, client_id: Any, text: Any) -> Future[bool]:
         """Set what people say of a client.
 
@@ -172,6 +193,36 @@ class Clients:
                 raise UnknownClientError(
                     f"client_id is {arguments.shown(client_id)}, but there is no client with this id"
                 )
+            return True
+
+        return self._store.write_soon(write)
+
+    @exposed()
+    def setAvailabilityRules(self, client_id: Any, rules: Any) -> Future[bool]:
+        """Say when a client is to be used: it takes jobs while one of its rules matches, and always without rules.
+
+        Running jobs go on when a rule ceases to match.
+        Shapes: a list of {type: "anytime"}, {type: "time", days, start: "HH:MM", end: "HH:MM"} and {type: "idle",
+        minutes}, each with enabled (True when left out); disabled ones do not count. days: 0 = Monday, all when left
+        out. Times are those of the clock on the server's wall; a window past midnight belongs to the day it starts on.
+        Returns: True.
+        Errors: UnknownClientError; InvalidArgumentError that names the rule.
+        Source: ours.
+        """
+        key = arguments.one_id(client_id, "client_id")
+        try:
+            found = read_rules(rules, "rules")
+        except RuleError as error:
+            raise InvalidArgumentError(str(error)) from None
+        text = json.dumps(rules_as_dicts(found), separators=(",", ":"))
+
+        def write(session: Session) -> bool:
+            query = sa.update(client).where(client.c.id == key, ~client.c.forgotten)
+            if not session.connection.execute(query.values(rules_json=text)).rowcount:
+                raise UnknownClientError(
+                    f"client_id is {arguments.shown(client_id)}, but there is no client with this id"
+                )
+            session.after_commit(WakeScheduler())
             return True
 
         return self._store.write_soon(write)
@@ -207,6 +258,7 @@ class Clients:
             for held in open_runs(connection, row.id):
                 fence(session, held)
                 apply_to_current(session, held, JobEvent.RUN_LOST, cause)
+            hosts.release_client(session, row.id, cause.message)
             forget(session, row.id)
         for part in chunks([row.id for row in rows]):
             connection.execute(sa.delete(client_group_member).where(client_group_member.c.client_id.in_(part)))
@@ -221,7 +273,7 @@ class Clients:
 
     def _fetch(self, client_ids: Sequence[int] | None, names: Sequence[str]) -> list[dict[str, Any]]:
         with self._store.reading() as connection:
-            return fetch_clients(connection, self._roster, client_ids, names)
+            return fetch_clients(connection, self._farm, client_ids, names)
 
     def _named(self, wanted: Any, attribs: Any, argument: str) -> list[dict[str, Any]]:
         names = _names(attribs)
@@ -232,7 +284,7 @@ class Clients:
         with self._store.reading() as connection:
             known = ClientNames(connection)
             found = dict.fromkeys(client_id for each in hostnames for client_id in known.all_of(each))
-            return fetch_clients(connection, self._roster, list(found), names)
+            return fetch_clients(connection, self._farm, list(found), names)
 
     def _one_named(self, wanted: Any, attribs: Any, argument: str) -> dict[str, Any] | None:
         names, hostname = _names(attribs), arguments.text(wanted, argument)
@@ -240,7 +292,7 @@ class Clients:
             client_id = ClientNames(connection).one_of(hostname)
             if client_id is None:
                 return None
-            return _first(fetch_clients(connection, self._roster, [client_id], names))
+            return _first(fetch_clients(connection, self._farm, [client_id], names))
 
 
 def _first(found: list[dict[str, Any]]) -> dict[str, Any] | None:

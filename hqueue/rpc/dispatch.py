@@ -29,9 +29,13 @@ _SLOW_S: Final = 1.0
 
 
 class MethodTable:
-    """Every method the outside may call, by its name on the wire."""
+    """Every method the outside may call, by its name on the wire.
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    local: the store is on this machine, so that calls which are `quick` need no worker.
+    """
+
+    def __init__(self, clock: Clock | None = None, *, local: bool = False) -> None:
+        self._local = local
         self._clock = clock or SystemClock()
         self._methods: dict[str, Method] = {}
         self.get = self._methods.get
@@ -42,7 +46,7 @@ class MethodTable:
 
         Errors: ValueError for a name that is taken, TypeError for a signature XML-RPC cannot call: both are bugs.
         """
-        for method in marked_methods(instance, prefix):
+        for method in marked_methods(instance, prefix, local=self._local):
             self.add_method(method)
 
     def add_method(self, method: Method) -> None:

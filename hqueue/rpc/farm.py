@@ -81,7 +81,9 @@ class FarmMethods:
             except Exception as error:  # noqa: BLE001 - the caller's answer
                 reply.set_exception(error)
 
-        self._store.write_soon(lambda session: clients.register(session, who, peer)).add_done_callback(stored)
+        self._store.write_soon(
+            lambda session: clients.register(session, who, peer, self._config.max_rescues),
+        ).add_done_callback(stored)
         return reply
 
     @exposed(Where.LOOP)

@@ -104,7 +104,7 @@ class RequestHandler:
             deliver(_fault(as_fault("reading a call", error)))
             return
         method = self._table.get(name)
-        if method is None or method.where is Where.LOOP:
+        if method is None or method.place_of(params) is Where.LOOP:
             self._table.answer(name, params, connection.peer, deliver)
         else:
             self._workers_for(method).submit(partial(self._table.answer, name, params, connection.peer, deliver))

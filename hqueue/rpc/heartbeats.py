@@ -84,8 +84,10 @@ class Heartbeat:
         late = overtime(live, beat, self._config)
         if late:
             clients.end_overtime(session, late)
-        if beat.condemned != live.condemned or beat.terminating != live.terminating:
-            values = {"condemned": beat.condemned, "terminating": beat.terminating}
+        if beat.condemned != live.condemned:
+            clients.condemn(session, live.id, live.label, beat.condemned)
+        if beat.terminating != live.terminating:
+            values = {"terminating": beat.terminating}
             session.connection.execute(sa.update(client).where(client.c.id == live.id).values(**values))
         if beat.terminating and not beat.runs:
             clients.forget(session, live.id)

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.clock import from_ms, to_ms
+from hqueue.database import listed
+from hqueue.lifecycle.farmview import FarmReader
+from hqueue.lifecycle.requirements import read_requirement
 from hqueue.lifecycle.runs import fraction
 from hqueue.matching import conditions_as_dicts
+from hqueue.rpc.explaining import Explainer
 from hqueue.rpc.notethreads import NO_THREAD, LatestNote, latest_notes_of_jobs
-from hqueue.rpc.resourceuse import free_resources, lacks_resource, read_requirement
 from hqueue.rpc.rollups import UNKNOWN_ETA, Rollups
-from hqueue.schema import client, event, job, job_edge, job_spec, requirement, run
+from hqueue.schema import client, event, job, job_edge, job_spec, requirement, reservation, run
 from hqueue.states import SETTLED, JobStatus
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,9 +46,17 @@ class Attribute:
 class Batch:
     """The jobs of one call, and what other tables say of all of them together."""
 
-    def __init__(self, connection: sa.Connection, roster: Roster, now_ms: int, rows: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        connection: sa.Connection,
+        roster: Roster,
+        reader: FarmReader,
+        now_ms: int,
+        rows: Sequence[Any],
+    ) -> None:
         self._connection = connection
-        self._rows = rows
+        self._reader = reader
+        self.rows = rows
         self.now_ms = now_ms
         self.roster = roster
 
@@ -58,39 +68,59 @@ class Batch:
     @cached_property
     def parents(self) -> Mapping[int, list[int]]:
         """The ids of the parents of each job that has any."""
-        return self._edges(job_edge.c.child_id, job_edge.c.parent_id, [row.id for row in self._rows if not row.is_root])
+        return self._edges(
+            job_edge.c.child_id,
+            job_edge.c.parent_id,
+            [job_id for job_id, root in zip(self.ids, self.columns["is_root"], strict=True) if not root],
+        )
 
     @cached_property
     def clients(self) -> Mapping[int, list[dict[str, Any]]]:
         """The clients that run or ran each job: the current one first, then the newest."""
         found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for part in chunks(self._having("attempts")):
-            for row in self._connection.execute(_CLIENTS, {"ids": part}):
-                found[row.job_id].append({"id": row.id, "hostname": row.hostname, "name": row.name})
+        for row in self._connection.execute(_CLIENTS, {"ids": self._having("attempts")}).all():
+            found[row.job_id].append({"id": row.id, "hostname": row.hostname, "name": row.name})
+        for row in self._connection.execute(_RESERVED, {"ids": self._having("attempts")}):
+            also = {"id": row.id, "hostname": row.hostname, "name": row.name}
+            earlier = found[row.job_id]
+            earlier[1:] = [also, *(each for each in earlier[1:] if each != also)]
         return found
 
     @cached_property
     def logs(self) -> Mapping[int, list[dict[str, Any]]]:
         """The log of each job, oldest line first."""
         found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for part in chunks([row.id for row in self._rows]):
-            for row in self._connection.execute(_LOGS, {"ids": part}):
-                line = {"date": from_ms(row.at), "event": row.event, "status": row.status, "message": row.message}
-                found[row.job_id].append(line)
+        for job_id, at, name, status, message in self.log_lines:
+            found[job_id].append({"date": from_ms(at), "event": name, "status": status, "message": message})
         return found
+
+    @cached_property
+    def log_lines(self) -> Sequence[Any]:
+        """The lines of all the logs, (job id, at, event, status, message), by job and oldest first."""
+        return self._connection.execute(_LOGS, {"ids": self.ids}).all()
+
+    @cached_property
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """The rows by column."""
+        if not self.rows:
+            return defaultdict(tuple)
+        return dict(zip(self.rows[0]._fields, zip(*self.rows, strict=True), strict=True))
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The ids of the jobs."""
+        return self.columns["id"]
 
     @cached_property
     def notes(self) -> Mapping[int, LatestNote]:
         """The note thread of each job that has one."""
-        return latest_notes_of_jobs(self._connection, [row.id for row in self._rows])
+        return latest_notes_of_jobs(self._connection, self.ids)
 
     @cached_property
     def last_runs(self) -> Mapping[int, Any]:
         """The newest run of each job that has been assigned since it was last rescheduled."""
-        found: dict[int, Any] = {}
-        for part in chunks([row.id for row in self._rows if row.started_at is not None]):
-            found.update((row.job_id, row) for row in self._connection.execute(_LAST_RUNS, {"ids": part}))
-        return found
+        started = self._having("started_at")
+        return {row.job_id: row for row in self._connection.execute(_LAST_RUNS, {"ids": started}).all()}
 
     @cached_property
     def rollups(self) -> Rollups:
@@ -98,9 +128,9 @@ class Batch:
         return Rollups(self._connection, self.roster, self.now_ms, self._having("children_total"))
 
     @cached_property
-    def free_resources(self) -> Mapping[str, int | None]:
-        """What is left of every resource."""
-        return free_resources(self._connection)
+    def explainer(self) -> Explainer:
+        """Why those of the jobs that wait do so."""
+        return Explainer(self._connection, self._reader, self.roster, self.rows)
 
     def progress(self, row: Any) -> float:
         """Return how far a job's command is: what its client said last, else what is stored."""
@@ -108,13 +138,13 @@ class Batch:
         return row.progress if live is None else fraction(live.numerator, live.denominator)
 
     def _having(self, column: str) -> list[int]:
-        return [row.id for row in self._rows if getattr(row, column)]
+        return [job_id for job_id, value in zip(self.ids, self.columns[column], strict=True) if value]
 
     def _edges(self, owner: sa.Column[Any], other: sa.Column[Any], ids: Sequence[int]) -> dict[int, list[int]]:
         found: dict[int, list[int]] = defaultdict(list)
-        for part in chunks(ids):
-            query = sa.select(owner, other).where(owner.in_(part)).order_by(owner, other)
-            for owner_id, other_id in self._connection.execute(query):
+        if ids:
+            query = sa.select(owner, other).where(owner.in_(listed("ids"))).order_by(owner, other)
+            for owner_id, other_id in self._connection.execute(query, {"ids": ids}).all():
                 found[owner_id].append(other_id)
         return found
 
@@ -125,6 +155,7 @@ class JobAttributes:
     def __init__(self, *, roster: Roster, clock: Clock) -> None:
         self._roster = roster
         self._clock = clock
+        self._reader = FarmReader(roster, clock)
 
     def fetch(
         self,
@@ -133,24 +164,27 @@ class JobAttributes:
         names: Iterable[str],
     ) -> dict[int, dict[str, Any]]:
         """Return the attributes of those of the jobs that exist, by id."""
+        names = tuple(names)
+        batch = self.read(connection, job_ids, names)
+        makers = [(name, JOB_ATTRIBUTES[name].make) for name in names]
+        return {row.id: {name: make(row, batch) for name, make in makers} for row in batch.rows}
+
+    def read(self, connection: sa.Connection, job_ids: Sequence[int], names: Iterable[str]) -> Batch:
+        """Return those of the jobs that exist, with the columns that these attributes need, in no order."""
         plan = _plan(tuple(names))
-        rows: list[Any] = []
         if len(job_ids) == 1:
-            rows.extend(connection.execute(plan.one, {"id": job_ids[0]}))
+            rows = connection.execute(plan.one, {"id": job_ids[0]}).all()
         else:
-            for part in chunks(job_ids):
-                rows.extend(connection.execute(plan.many, {"ids": part}))
-        batch = Batch(connection, self._roster, to_ms(self._clock.now()), rows)
-        return {row.id: {name: make(row, batch) for name, make in plan.makers} for row in rows}
+            rows = connection.execute(plan.many, {"ids": job_ids}).all()
+        return Batch(connection, self._roster, self._reader, to_ms(self._clock.now()), rows)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a set of attributes takes: a statement for one job, one for many, and what makes the values."""
+    """What a set of attributes takes: a statement for one job, and one for many."""
 
     one: sa.Select[Any]
     many: sa.Select[Any]
-    makers: tuple[tuple[str, Callable[[Any, Batch], Any]], ...]
 
 
 @lru_cache(maxsize=256)
@@ -164,8 +198,7 @@ def _plan(names: tuple[str, ...]) -> _Plan:
         query = query.join(requirement, requirement.c.id == job.c.requirement_id)
     return _Plan(
         one=query.where(job.c.id == sa.bindparam("id")),
-        many=query.where(job.c.id.in_(sa.bindparam("ids", expanding=True))),
-        makers=tuple((name, JOB_ATTRIBUTES[name].make) for name in names),
+        many=query.where(job.c.id.in_(listed("ids"))),
     )
 
 
@@ -238,8 +271,8 @@ def _eta(row: Any, batch: Batch) -> int:
 
 def _ui_status(row: Any, batch: Batch) -> str:
     if row.status == JobStatus.RUNNABLE:
-        wanted = read_requirement(row.spec_json)
-        lacking = bool(wanted.resources) and lacks_resource(wanted, batch.free_resources)
+        # Only a job that wants a resource can lack one; for others the farm need not be looked at.
+        lacking = read_requirement(row.spec_json).resources and batch.explainer.clients(row).lacks_resource
         return "waiting for resources" if lacking else "waiting for machine"
     if row.status == JobStatus.QUEUED:
         clients = batch.rollups.clients_at_work(row.id)
@@ -248,22 +281,7 @@ def _ui_status(row: Any, batch: Batch) -> str:
 
 
 def _waiting_for(row: Any, batch: Batch) -> str:
-    if row.status == JobStatus.QUEUED:
-        count = row.children_unsettled
-        return f"{count} of its {row.children_total} children to finish" if count else "its children to be rescheduled"
-    if row.status == JobStatus.PAUSED:
-        return "somebody to resume it"
-    if row.status == JobStatus.ABANDONED:
-        return "its client to come back"
-    if row.status != JobStatus.RUNNABLE:
-        return ""
-    wanted = read_requirement(row.spec_json)
-    lacking = [
-        name
-        for name, amount in wanted.resources
-        if lacks_resource(type(wanted)(resources=((name, amount),)), batch.free_resources)
-    ]
-    return f"the resource {', '.join(lacking)}" if lacking else "a client that meets its conditions and has room"
+    return batch.explainer.waits_for(row)
 
 
 def _child_counts(row: Any, _batch: Batch) -> dict[str, int]:
@@ -273,7 +291,8 @@ def _child_counts(row: Any, _batch: Batch) -> dict[str, int]:
 
 _TREE: Final = (job.c.children_total,)
 _PROGRESS: Final = (job.c.progress, job.c.run_id)
-_WAITING: Final = (job.c.status, job.c.children_total, job.c.children_unsettled, requirement.c.spec_json)
+_QUEUED: Final = (job.c.requirement_id, job.c.priority, job.c.root_id)
+_WAITING: Final = (*_QUEUED, job.c.status, job.c.children_total, job.c.children_unsettled)
 _COUNTERS: Final = (job.c.children_total, job.c.children_unsettled, job.c.children_unsuccessful)
 
 _DEFAULT: Final[dict[str, Attribute]] = {
@@ -281,7 +300,7 @@ _DEFAULT: Final[dict[str, Attribute]] = {
     "childCounts": Attribute(_COUNTERS, _child_counts),
     "children": Attribute(_TREE, lambda row, batch: batch.children.get(row.id, [])),
     "clients": Attribute((job.c.attempts,), lambda row, batch: batch.clients.get(row.id, [])),
-    "clientsOnHold": Attribute((), lambda _row, _batch: []),
+    "clientsOnHold": Attribute((), lambda row, batch: batch.explainer.clients_on_hold(row.id)),
     "conditions": _required(lambda wanted: conditions_as_dicts(wanted.conditions)),
     "cpus": _required(lambda wanted: wanted.cpus),
     "description": _plain(job_spec.c.description),
@@ -304,7 +323,7 @@ _DEFAULT: Final[dict[str, Attribute]] = {
     "tags": _json(job_spec.c.tags_json),
     "threadId": Attribute((), lambda row, batch: batch.notes.get(row.id, NO_THREAD).thread_id),
     "triesLeft": _plain(job.c.tries_left),
-    "uiStatus": Attribute((*_TREE, job.c.status, requirement.c.spec_json), _ui_status),
+    "uiStatus": Attribute((*_TREE, *_QUEUED, job.c.status, requirement.c.spec_json), _ui_status),
     "waitingFor": Attribute(_WAITING, _waiting_for),
 }
 _ON_REQUEST: Final[dict[str, Attribute]] = {
@@ -323,8 +342,12 @@ _ON_REQUEST: Final[dict[str, Attribute]] = {
 }
 JOB_ATTRIBUTES: Final = {**_DEFAULT, **_ON_REQUEST}
 DEFAULT_JOB_ATTRIBUTES: Final = tuple(_DEFAULT)
+# What stands in a job's own row and takes no other statement: what scripts poll for.
+NARROW: Final = frozenset(
+    {"childCounts", "endTime", "id", "name", "priority", "progress", "queueTime", "status", "triesLeft"}
+)
 
-_IDS: Final[sa.BindParameter[Any]] = sa.bindparam("ids", expanding=True)
+_IDS: Final = listed("ids")
 _RAN: Final = (
     sa.select(
         run.c.job_id,
@@ -340,6 +363,14 @@ _CLIENTS: Final = (
     sa.select(_RAN.c.job_id, client.c.id, client.c.hostname, client.c.name)
     .join(client, client.c.id == _RAN.c.client_id)
     .order_by(_RAN.c.job_id, _RAN.c.current.desc(), _RAN.c.newest.desc())
+)
+# The other clients of the current run, in the reverse of their order.
+_RESERVED: Final = (
+    sa.select(run.c.job_id, client.c.id, client.c.hostname, client.c.name)
+    .join(reservation, reservation.c.run_id == run.c.id)
+    .join(client, client.c.id == reservation.c.client_id)
+    .where(run.c.open_job_id.in_(_IDS))
+    .order_by(client.c.id.desc())
 )
 _LOGS: Final = (
     sa.select(event.c.job_id, event.c.at, event.c.event, event.c.status, event.c.message)

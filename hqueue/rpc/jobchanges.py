@@ -11,13 +11,12 @@ import sqlalchemy as sa
 
 from hqueue import jobspec, lifecycle
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
-from hqueue.lifecycle.submission import requirement_id
-from hqueue.matching import ClientView, Condition, conditions_from, os_of, singles_of
+from hqueue.lifecycle.farmview import FarmReader
+from hqueue.lifecycle.requirements import read_requirement, requirement_id
+from hqueue.matching import Condition, conditions_from, singles_of
 from hqueue.rpc import arguments
-from hqueue.rpc.clientattributes import label_of
 from hqueue.rpc.method import exposed
-from hqueue.rpc.resourceuse import read_requirement
-from hqueue.schema import client, client_group, client_group_member, job, job_edge, job_spec, requirement
+from hqueue.schema import job, job_edge, job_spec, requirement
 from hqueue.states import SETTLED
 from hqueue.store import WakeScheduler, chunks
 
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from hqueue.clock import Clock
     from hqueue.jobspec import JobSpec
+    from hqueue.roster import Roster
     from hqueue.store import Session, Store
 
     _Columns = Mapping[str, tuple[str, Callable[[JobSpec], Any]]]
@@ -37,8 +38,9 @@ _PROPERTIES_CHANGED: Final = "properties changed"
 class JobChanges:
     """The methods that change jobs other than by an action."""
 
-    def __init__(self, *, store: Store) -> None:
+    def __init__(self, *, store: Store, roster: Roster, clock: Clock) -> None:
         self._store = store
+        self._farm = FarmReader(roster, clock)
         self._requirement_ids: dict[str, int] = {}  # of the requirement table, by digest
 
     @exposed()
@@ -100,14 +102,12 @@ class JobChanges:
             text = connection.execute(_CONDITIONS, {"job": arguments.one_id(job_id, "job_id")}).scalar()
             if text is None:
                 return None
-            views = _client_views(connection)
+            views = [view.facts for view in self._farm.clients(connection)]
         conditions = read_requirement(text).conditions
         permitted = [view for view in views if all(condition.holds(view) for condition in conditions)]
         kept = {view.id for view in permitted}
         split = {view.hostname for view in views if view.id not in kept}
-        return [
-            f"{view.hostname}:" if not view.name and view.hostname in split else label_of(view) for view in permitted
-        ]
+        return [f"{view.hostname}:" if not view.name and view.hostname in split else view.label for view in permitted]
 
     @exposed()
     def savePermittedClientsList(self, job_id: Any, clients: Any) -> Future[bool]:
@@ -280,31 +280,6 @@ def _permitting(clients: Any) -> tuple[Condition, ...]:
                 f"clients[{place}] is {arguments.shown(name)}, but a hostname, or hostname:name, was expected",
             )
     return (Condition("hostname:name", "in", ",".join(names)),) if names else ()
-
-
-def _client_views(connection: sa.Connection) -> list[ClientView]:
-    """Return the clients as conditions look at them."""
-    groups: dict[int, set[str]] = {}
-    member = client_group_member
-    query = sa.select(member.c.client_id, client_group.c.name).join(
-        client_group, client_group.c.id == member.c.group_id
-    )
-    for client_id, name in connection.execute(query):
-        groups.setdefault(client_id, set()).add(name)
-    rows = connection.execute(sa.select(client).where(~client.c.forgotten).order_by(client.c.id))
-    return [
-        ClientView(
-            id=row.id,
-            hostname=row.hostname,
-            name=row.name,
-            os=os_of(row.platform),
-            groups=frozenset(groups.get(row.id, ())),
-            cpus=row.cpus,
-            speed=row.cpu_speed,
-            takes_work=True,
-        )
-        for row in rows
-    ]
 
 
 def _dumps(value: Any) -> str:

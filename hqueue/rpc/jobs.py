@@ -12,9 +12,15 @@ from hqueue.clock import to_ms
 from hqueue.errors import InvalidArgumentError
 from hqueue.joblogs import RunLog
 from hqueue.lifecycle import Action
-from hqueue.rpc import arguments
+from hqueue.rpc import arguments, jobxml
 from hqueue.rpc.clientattributes import label_of
-from hqueue.rpc.jobattributes import DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES, JobAttributes, optional_date
+from hqueue.rpc.jobattributes import (
+    DEFAULT_JOB_ATTRIBUTES,
+    JOB_ATTRIBUTES,
+    NARROW,
+    JobAttributes,
+    optional_date,
+)
 from hqueue.rpc.method import exposed
 from hqueue.schema import client, job, run
 from hqueue.states import FINISHED, JobStatus
@@ -53,11 +59,11 @@ class Jobs:
         request command, shell, environment, minHosts, maxHosts, maxTime, cmdStartTime, cmdEndTime, runnableTime,
         root, exitCode, inheritsConditions.
         """
-        wanted = arguments.ids(ids, "ids")
-        found = self.fetch(wanted, names_of(attribs))
-        return [found[each] for each in wanted if each in found]
+        wanted, names = arguments.ids(ids, "ids"), names_of(attribs)
+        with self._store.reading() as connection:
+            return jobxml.answer(self._attributes, connection, wanted, names)
 
-    @exposed()
+    @exposed(quick=lambda params: is_narrow(params, 1))
     def getJob(self, id: Any, attribs: Any = None) -> dict[str, Any] | None:
         """Return attributes of one job, None for an unknown id.
 
@@ -281,6 +287,16 @@ _RUN_LOGS: Final = (
     .where(run.c.job_id == sa.bindparam("job"))
     .order_by(run.c.id)
 )
+
+
+def is_narrow(params: list[Any], place: int) -> bool:
+    """Tell whether a call asks for some attributes of one job that stand in its own row."""
+    attribs = params[place] if place < len(params) else None
+    return (
+        isinstance(attribs, list)
+        and 0 < len(attribs) <= len(NARROW)
+        and all(isinstance(each, str) and each in NARROW for each in attribs)
+    )
 
 
 def names_of(attribs: Any) -> list[str]:

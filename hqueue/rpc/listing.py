@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hqueue.clock import from_ms
 from hqueue.errors import InvalidArgumentError
-from hqueue.rpc import arguments
+from hqueue.rpc import arguments, jobxml
 from hqueue.rpc.jobattributes import JobAttributes
 from hqueue.rpc.jobs import names_of
 from hqueue.rpc.method import exposed
@@ -91,10 +91,10 @@ class Listing:
             if seq is None:
                 seq = connection.execute(_LAST_EVENT).scalar_one()
             ids, more = _page(connection, wanted)
-            jobs = self._attributes.fetch(connection, ids, wanted.names)
+            jobs = jobxml.answer(self._attributes, connection, ids, wanted.names)
         order = "-id" if wanted.descending else "id"
         return {
-            "jobs": [jobs[each] for each in ids],
+            "jobs": jobs,
             "next": f"{order}:{ids[-1]}:{seq}" if more else None,
             "seq": seq,
         }

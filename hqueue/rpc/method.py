@@ -33,6 +33,7 @@ class _Mark:
     where: Where
     name: str | None
     big: bool
+    quick: Callable[[list[Any]], bool] | None
 
 
 def exposed(
@@ -40,6 +41,7 @@ def exposed(
     *,
     name: str | None = None,
     big: bool = False,
+    quick: Callable[[list[Any]], bool] | None = None,
 ) -> Callable[[_Function], _Function]:
     """Mark a method as one that the outside may call.
 
@@ -50,10 +52,13 @@ def exposed(
     worker wherever the method belongs.
     name: the name on the wire, if it is not the method's own.
     big: the answer may be tens of megabytes; such calls wait for each other instead of taking every worker.
+    quick: tells of a call's arguments, whatever they are, that it reads no more than some rows by their keys. Where the
+    store is local that is a matter of microseconds, and the loop's own thread does it: the way to a worker and back
+    would cost more.
     """
 
     def mark(function: _Function) -> _Function:
-        setattr(function, _MARK, _Mark(where, name, big))
+        setattr(function, _MARK, _Mark(where, name, big, quick))
         return function
 
     return mark
@@ -62,12 +67,21 @@ def exposed(
 class Method:
     """One entry of the table."""
 
-    __slots__ = ("_call", "_most", "_needs", "_wants_peer", "big", "help", "name", "signature", "where")
+    __slots__ = ("_call", "_most", "_needs", "_quick", "_wants_peer", "big", "help", "name", "signature", "where")
 
-    def __init__(self, name: str, call: Callable[..., Any], where: Where, *, big: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        call: Callable[..., Any],
+        where: Where,
+        *,
+        big: bool = False,
+        quick: Callable[[list[Any]], bool] | None = None,
+    ) -> None:
         self.name = name
         self.where = where
         self.big = big
+        self._quick = quick
         self.help = inspect.getdoc(call) or ""
         self.signature = inspect.signature(call)
         self._call = call
@@ -96,6 +110,10 @@ class Method:
             return self._call(*params, peer=peer)
         return self._call(*params)
 
+    def place_of(self, params: list[Any]) -> Where:
+        """Return which thread runs a call with these arguments."""
+        return Where.LOOP if self._quick is not None and self._quick(params) else self.where
+
     def shown(self) -> str:
         """Return the name and the parameters, as a caller would write them."""
         parameters = [
@@ -118,9 +136,10 @@ class Method:
         )
 
 
-def marked_methods(instance: object, prefix: str) -> list[Method]:
+def marked_methods(instance: object, prefix: str, *, local: bool) -> list[Method]:
     """Return every marked method of an object, named with the prefix.
 
+    local: quick calls are, for the store is on this machine.
     Errors: TypeError for a signature that XML-RPC cannot call.
     """
     found = []
@@ -128,5 +147,6 @@ def marked_methods(instance: object, prefix: str) -> list[Method]:
         mark: _Mark | None = getattr(function, _MARK, None)
         if mark is not None:
             name = prefix + (mark.name or attribute)
-            found.append(Method(name, getattr(instance, attribute), mark.where, big=mark.big))
+            quick = mark.quick if local else None
+            found.append(Method(name, getattr(instance, attribute), mark.where, big=mark.big, quick=quick))
     return found

@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from hqueue import wire
 from hqueue.clock import from_ms
 from hqueue.errors import HQueueError
+from hqueue.lifecycle import notes
 from hqueue.rpc import arguments
 from hqueue.rpc.clientattributes import label_of
 from hqueue.rpc.method import exposed
-from hqueue.schema import client, job, note, note_thread
+from hqueue.schema import client, note, note_thread
 from hqueue.store import chunks
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Notes:
 
         def write(session: Session) -> bool:
             if words.strip():
-                _add(session, words, thread, job_key, client_key)
+                notes.add(session, words, client_id=client_key, job_id=job_key, thread_id=thread)
             return True
 
         return self._store.write_soon(write)
@@ -85,12 +86,12 @@ class Notes:
         note_names = arguments.attributes(note_attribs, NOTE_ATTRIBUTES, NOTE_ATTRIBUTES, "note_attribs")
         with self._store.reading() as connection:
             threads = _threads(connection, wanted)
-            notes = _notes(connection, threads, note_names) if "notes" in names else {}
+            written = _notes(connection, threads, note_names) if "notes" in names else {}
         found = []
         for row in threads:
             owner = _owner(row)
             found.append(
-                {name: notes.get(row.id, []) if name == "notes" else owner[name] for name in names},
+                {name: written.get(row.id, []) if name == "notes" else owner[name] for name in names},
             )
         return found
 
@@ -106,8 +107,8 @@ class Notes:
         names = arguments.attributes(attribs, NOTE_ATTRIBUTES, NOTE_ATTRIBUTES)
         with self._store.reading() as connection:
             threads = _threads(connection, wanted)
-            notes = _notes(connection, threads, names, newest=True)
-        return [notes[row.id][0] for row in threads if row.id in notes]
+            newest = _notes(connection, threads, names, newest=True)
+        return [newest[row.id][0] for row in threads if row.id in newest]
 
     @exposed()
     def threadExists(self, thread_id: Any) -> bool | None:
@@ -167,39 +168,6 @@ class Notes:
             return [each for each, key in zip(given, keys, strict=True) if not remove(session, key)]
 
         return self._store.write_soon(write)
-
-
-def _add(session: Session, text: str, thread_id: int | None, job_id: int | None, client_id: int | None) -> None:
-    connection = session.connection
-    key: int | None = None
-    known_client = sa.select(client.c.id).where(client.c.id == client_id, ~client.c.forgotten)
-    if client_id is not None and _exists(connection, known_client):
-        key = _thread_of(connection, note_thread.c.client_id, client_id)
-    elif job_id is not None and _exists(connection, sa.select(job.c.id).where(job.c.id == job_id)):
-        key = _thread_of(connection, note_thread.c.job_id, job_id)
-    elif thread_id is not None and _exists(
-        connection, sa.select(note_thread.c.id).where(note_thread.c.id == thread_id)
-    ):
-        key = thread_id
-    if key is None:
-        key = _new_thread(connection, {})
-    connection.execute(sa.insert(note).values(thread_id=key, at=session.now_ms, text=text))
-
-
-def _exists(connection: sa.Connection, query: sa.Select[Any]) -> bool:
-    return connection.execute(query).first() is not None
-
-
-def _thread_of(connection: sa.Connection, owner: sa.Column[Any], owner_id: int) -> int:
-    key = connection.execute(sa.select(note_thread.c.id).where(owner == owner_id)).scalar()
-    return _new_thread(connection, {owner.name: owner_id}) if key is None else int(key)
-
-
-def _new_thread(connection: sa.Connection, values: dict[str, int]) -> int:
-    owner = {"job_id": None, "client_id": None} | values
-    key = connection.execute(sa.insert(note_thread).values(owner)).inserted_primary_key
-    assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
-    return int(key[0])
 
 
 def _threads(connection: sa.Connection, wanted: Sequence[int] | None) -> list[Any]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.schema import note, note_thread
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,11 +34,10 @@ def latest_notes_of_clients(connection: sa.Connection, client_ids: Sequence[int]
 
 
 def _latest(connection: sa.Connection, statement: sa.Select[Any], ids: Sequence[int]) -> dict[int, LatestNote]:
-    found: dict[int, LatestNote] = {}
-    for part in chunks(ids):
-        for owner_id, thread_id, text in connection.execute(statement, {"owners": part}):
-            found[owner_id] = LatestNote(thread_id, text or "")
-    return found
+    return {
+        owner_id: LatestNote(thread_id, text or "")
+        for owner_id, thread_id, text in connection.execute(statement, {"owners": ids}).all()
+    }
 
 
 def _statement(owner: sa.Column[Any]) -> sa.Select[Any]:
@@ -47,7 +46,7 @@ def _statement(owner: sa.Column[Any]) -> sa.Select[Any]:
         sa.select(owner, note_thread.c.id, note.c.text)
         .select_from(note_thread)
         .outerjoin(note, note.c.id == newest.correlate(note_thread))
-        .where(owner.in_(sa.bindparam("owners", expanding=True)))
+        .where(owner.in_(listed("owners")))
     )
 
 

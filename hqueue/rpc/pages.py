@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from hqueue import __version__
 from hqueue.clock import to_ms
 from hqueue.errors import StoreUnavailableError
+from hqueue.lifecycle.farmview import FarmReader
 from hqueue.rpc.clientattributes import fetch_clients
 from hqueue.rpc.jobattributes import JobAttributes
 from hqueue.rpc.transport import Page
@@ -37,6 +38,7 @@ class Pages:
         self._clock = clock
         self._started_at_s = clock.monotonic()
         self._attributes = JobAttributes(roster=roster, clock=clock)
+        self._farm = FarmReader(roster, clock)
 
     def get(self, path: str) -> Page:
         """Return the page for a path.
@@ -81,7 +83,7 @@ class Pages:
             waiting_since = connection.execute(oldest).scalar()
             used = sa.select(sa.func.count(), sa.func.sum(run.c.cpus)).where(run.c.open_job_id > 0)
             runs, used_cpus = connection.execute(used).one()
-            clients = fetch_clients(connection, self._roster, None, ["state", "cpus", "available"])
+            clients = fetch_clients(connection, self._farm, None, ["state", "cpus", "available"])
         states = dict.fromkeys(_STATES, 0)
         for each in clients:
             states[each["state"]] += 1

@@ -118,6 +118,32 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
+        "root_block",
+        sa.Column("root_id", Id, autoincrement=False, nullable=False),
+        sa.Column("blocked_json", LongText, nullable=False),
+        sa.Column("pending", sa.Boolean(), nullable=False),
+        sa.Column("recount", sa.Boolean(), nullable=False),
+        sa.Column("moved_to", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("root_id", name=op.f("pk_root_block")),
+        **OPTIONS,
+    )
+    op.create_index("ix_root_block_pending", "root_block", ["pending"], unique=False)
+    op.create_table(
+        "trouble",
+        sa.Column("id", Id, nullable=False),
+        sa.Column("client_id", sa.BigInteger(), nullable=False),
+        sa.Column("day", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("latest_at", sa.BigInteger(), nullable=False),
+        sa.Column("times", sa.Integer(), nullable=False),
+        sa.Column("message", LongText, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_trouble")),
+        sa.UniqueConstraint("client_id", "day", "digest", name=op.f("uq_trouble_client_id_day_digest")),
+        **OPTIONS,
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_trouble_client_id", "trouble", ["client_id", "id"], unique=False)
+    op.create_table(
         "wish",
         sa.Column("id", Id, nullable=False),
         sa.Column("action", sa.String(length=16), nullable=False),
@@ -200,7 +226,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
         **OPTIONS,
     )
-    op.create_index("ix_job_root_id", "job", ["root_id"], unique=False)
+    op.create_index("ix_job_root_id", "job", ["root_id", "id"], unique=False)
     op.create_index("ix_job_roots", "job", ["is_root", "status", "id"], unique=False)
     op.create_index(
         "ix_job_schedule",
@@ -243,6 +269,7 @@ def upgrade() -> None:
         sa.Column("closed_at", sa.BigInteger(), nullable=True),
         sa.Column("abandoned_at", sa.BigInteger(), nullable=True),
         sa.Column("pid", sa.Integer(), nullable=True),
+        sa.Column("hosts", sa.Integer(), nullable=False),
         sa.Column("outcome", sa.String(length=16), nullable=False),
         sa.Column("exit_code", sa.Integer(), nullable=True),
         sa.Column("signal", sa.Integer(), nullable=True),
@@ -279,6 +306,18 @@ def upgrade() -> None:
     op.create_index("ix_wish_job_job_id", "wish_job", ["job_id"], unique=False)
     op.create_index("ix_wish_job_state", "wish_job", ["wish_id", "state", "position"], unique=False)
     op.create_table(
+        "client_failure",
+        sa.Column("job_id", Id, autoincrement=False, nullable=False),
+        sa.Column("client_id", Id, autoincrement=False, nullable=False),
+        sa.Column("root_id", sa.BigInteger(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["client_id"], ["client.id"], name=op.f("fk_client_failure_client_id_client")),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name=op.f("fk_client_failure_job_id_job"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "client_id", name=op.f("pk_client_failure")),
+        **OPTIONS,
+    )
+    op.create_index("ix_client_failure_root_id", "client_failure", ["root_id", "client_id"], unique=False)
+    op.create_table(
         "job_edge",
         sa.Column("parent_id", Id, autoincrement=False, nullable=False),
         sa.Column("child_id", Id, autoincrement=False, nullable=False),
@@ -308,6 +347,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_job_spec")),
         **OPTIONS,
     )
+    op.create_table(
+        "reservation",
+        sa.Column("run_id", Id, autoincrement=False, nullable=False),
+        sa.Column("client_id", Id, autoincrement=False, nullable=False),
+        sa.ForeignKeyConstraint(["client_id"], ["client.id"], name=op.f("fk_reservation_client_id_client")),
+        sa.ForeignKeyConstraint(["run_id"], ["run.id"], name=op.f("fk_reservation_run_id_run"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("run_id", "client_id", name=op.f("pk_reservation")),
+        **OPTIONS,
+    )
+    op.create_index("ix_reservation_client_id", "reservation", ["client_id"], unique=False)
     # ### end Alembic commands ###
     op.bulk_insert(
         sa.table("counter", sa.column("name", sa.String), sa.column("value", sa.BigInteger)),
@@ -324,14 +373,18 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_table("reservation")
     op.drop_table("job_spec")
     op.drop_table("job_edge")
+    op.drop_table("client_failure")
     op.drop_table("wish_job")
     op.drop_table("run")
     op.drop_table("note")
     op.drop_table("job")
     op.drop_table("client_group_member")
     op.drop_table("wish")
+    op.drop_table("trouble")
+    op.drop_table("root_block")
     op.drop_table("resource")
     op.drop_table("requirement")
     op.drop_table("note_thread")

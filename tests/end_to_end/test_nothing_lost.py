@@ -97,7 +97,8 @@ def test_the_runners_death_is_proved_before_its_jobs_run_again(tmp_path):
     # The second start says so if the process of the first is still there (and no mere zombie: not every init reaps).
     command = (
         f"first=$(head -n 1 {log}/$JOBID 2>/dev/null); "
-        "if [ -n \"$first\" ] && grep -q '^State:.[^Z]' /proc/$first/status 2>/dev/null; then echo 'twice at the same time'; fi; "
+        "if [ -n \"$first\" ] && grep -q '^State:.[^Z]' /proc/$first/status 2>/dev/null; then "
+        "echo 'twice at the same time'; fi; "
         f"echo $$ >> {log}/$JOBID; "
         'if [ -z "$first" ]; then sleep 300; fi; echo done'
     )

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from hqueue import wire
+from hqueue.errorlog import ErrorLog
 from hqueue.joblogs import JobLogs
 from hqueue.roster import LiveClient
 from hqueue.rpc.clients import Clients
 from hqueue.rpc.deprecated import Deprecated
 from hqueue.rpc.dispatch import MethodTable
+from hqueue.rpc.explaining import Explanations
 from hqueue.rpc.groups import Groups
 from hqueue.rpc.jobchanges import JobChanges
 from hqueue.rpc.jobs import Jobs
@@ -21,6 +24,7 @@ from hqueue.rpc.notes import Notes
 from hqueue.rpc.pages import Pages
 from hqueue.rpc.queue import Queue
 from hqueue.rpc.resources import Resources
+from hqueue.rpc.troubles import Troubles
 from tests.fakes import PATIENCE_S
 from tests.storefarm import StoreFarm, settings
 
@@ -44,17 +48,20 @@ class Api:
         self.roster = self.farm.roster
         self.logs = JobLogs(folder / "job_logs", max_output_bytes=1 << 30)
         self.pages = Pages(store=store, roster=self.roster, clock=clock)
+        self.errors = ErrorLog()
         self.table = MethodTable()
         jobs = Jobs(store=store, roster=self.roster, logs=self.logs, config=self.config, clock=clock)
-        clients = Clients(store=store, roster=self.roster, config=self.config)
+        clients = Clients(store=store, roster=self.roster, config=self.config, clock=clock)
         for each in (
             Queue(store=store, config=self.config, clock=clock),
             jobs,
             clients,
             Groups(store=store),
-            Resources(store=store),
+            Resources(store=store, roster=self.roster, clock=clock),
+            Explanations(store=store, roster=self.roster, clock=clock),
             Notes(store=store),
-            JobChanges(store=store),
+            Troubles(store=store, errors=self.errors, clock=clock),
+            JobChanges(store=store, roster=self.roster, clock=clock),
             Listing(store=store, roster=self.roster, clock=clock),
             Deprecated(store=store, roster=self.roster, jobs=jobs, clients=clients),
         ):
@@ -63,7 +70,11 @@ class Api:
     def call(self, name: str, *params: Any) -> Any:
         """Call a method and return its value, however it comes."""
         answer = self.table.dispatch(name, params)
-        return answer.result(PATIENCE_S) if isinstance(answer, Future) else answer
+        value = answer.result(PATIENCE_S) if isinstance(answer, Future) else answer
+        rows = value.get("jobs") if isinstance(value, dict) else value
+        if isinstance(rows, list) and any(isinstance(row, wire.Raw) for row in rows):
+            return wire.loads_response(wire.dumps_response(value))  # what was written as XML at once
+        return value
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -262,7 +262,8 @@ class TestChanging:
         assert api.removeClients([machines[0].id, 99]) is True
         assert api.getClient(machines[0].id) is None
         assert api.getJob(job_id, ["status"]) == {"status": "runnable"}
-        assert api.getNoteThreadIds() == []
+        (thread,) = api.getNoteThreads()
+        assert (thread["jobId"], thread["clientId"]) == (job_id, None)
         machines[0].come_back()
         assert api.getClient(machines[0].id, ["groups", "label"]) == {"groups": [], "label": "farm-ü"}
         machines[0].obey()

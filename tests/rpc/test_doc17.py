@@ -6,6 +6,9 @@ What each does in detail is tested beside the module it is in; here stands what 
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC
+
 import pytest
 
 from hqueue import errors
@@ -16,7 +19,8 @@ getNetworkFolders getEnvRoot getJobIdsByStatus getJobIdsAssignedToClient readJob
 resumeJobs cancelJobs rescheduleJobs ejectJobs deleteJobs getPermittedClientsList savePermittedClientsList
 setShowBlockedClientsWarning getClientsByName getClientByName getClientGroup getClientGroupByName createClientGroup
 deleteClientGroup addClientToGroup removeClientFromGroup getResources setJobPriority setJobProperties
-setClientDescription removeClients listJobs getChanges getJobRuns
+setClientDescription removeClients listJobs getChanges getJobRuns getServerErrors getClientErrors upgradeClients
+explainJob setAvailabilityRules createResource setResource deleteResource
 """.split()
 
 
@@ -245,6 +249,30 @@ def test_doc17_removeClients(api, running):
     assert status(api, job_id) == "runnable"
 
 
+def test_doc17_getServerErrors(api):
+    assert api.getServerErrors() == {"total": 0, "errors": []}
+    for _ in range(2):
+        api.errors.handle(logging.makeLogRecord({"levelno": logging.ERROR, "msg": "Plätte %s", "args": ("voll",)}))
+    (error,) = api.getServerErrors()["errors"]
+    assert (error["message"], error["count"], error["date"].tzinfo) == ("Plätte voll", 2, UTC)
+    assert api.getServerErrors()["total"] == 2
+
+
+def test_doc17_getClientErrors(api, running):
+    job_id, machine = running
+    assert api.getClientErrors(99) == {}
+    assert api.getClientErrors(machine.id) == {"total": 0, "errors": []}
+    machine.refuse(job_id)
+    (error,) = api.getClientErrors(machine.id)["errors"]
+    assert (error["message"], error["count"]) == ("refused a job: the disk is full", 1)
+
+
+def test_doc17_upgradeClients(api, running):
+    assert api.upgradeClients([99]) is True
+    with pytest.raises(errors.UnsupportedError, match=r"client 1 \(farm-ü\) has version 1\.0\.0"):
+        api.upgradeClients([running[1].id])
+
+
 def test_doc17_listJobs(api, running):
     page = api.listJobs({"status": ["running"], "attribs": ["id", "name"], "limit": 10})
     assert page == {"jobs": [{"id": running[0], "name": "Bild-ä"}], "next": None, "seq": page["seq"]}
@@ -268,3 +296,55 @@ def test_doc17_getJobRuns(api, running):
     assert (run["attempt"], run["client"], run["exitCode"], run["outcome"], run["peakMemory"]) == (
         1, "farm-ü", 3, "exited", 5,
     )  # fmt: skip
+
+
+def test_doc17_explainJob(api):
+    machine = api.farm.machine("farm-ü", cpus=2)
+    job_id, other = api.newjob([{"name": "x", "command": "c", "cpus": 2}] * 2)
+    assert api.explainJob(other) == {
+        "summary": "waits for its turn: 1 client has room",
+        "clients": {"total": 1, "free": 1, "reasons": []},
+        "resources": [],
+        "ahead": 1,
+    }
+    api.run(job_id, machine)
+    api.setdisabled("farm-ü", 1)
+    explained = api.explainJob(other)
+    assert explained["clients"]["reasons"] == [{"reason": "disabled", "count": 1, "examples": ["farm-ü"]}]
+    assert explained["summary"] == api.getJob(other)["waitingFor"] == "waits for a client: 1 disabled"
+    assert api.explainJob(99) is None
+
+
+def test_doc17_setAvailabilityRules(api):
+    machine = api.farm.machine("farm-ü")
+    rules = [{"type": "idle", "minutes": 10, "enabled": True}]
+    assert api.setAvailabilityRules(machine.id, rules) is True
+    shown = api.getClient(machine.id, ["available", "availabilityRules", "state"])
+    assert shown == {"available": False, "availabilityRules": rules, "state": "closed"}
+    with pytest.raises(
+        errors.InvalidArgumentError, match=r"rules\[0\].start is '25:00', but a time from 00:00 to 23:59"
+    ):
+        api.setAvailabilityRules(machine.id, [{"type": "time", "start": "25:00", "end": "04:00"}])
+    with pytest.raises(errors.UnknownClientError, match="client_id is 99"):
+        api.setAvailabilityRules(99, [])
+
+
+def test_doc17_createResource(api):
+    key = api.createResource("nuke", 5)
+    assert api.getResources([key]) == [{"id": key, "name": "nuke", "max": 5, "used": 0, "perMachine": False}]
+    with pytest.raises(errors.DuplicateNameError):
+        api.createResource("nuke", None, 1)
+
+
+def test_doc17_setResource(api):
+    key = api.createResource("nuke", 5)
+    assert api.setResource(key, {"max": None, "perMachine": True}) is True
+    assert api.getResources([key]) == [{"id": key, "name": "nuke", "max": None, "used": 0, "perMachine": True}]
+
+
+def test_doc17_deleteResource(api):
+    key = api.createResource("nuke", 5)
+    assert api.deleteResource(key) is True
+    assert api.getResources([key]) == []
+    with pytest.raises(errors.UnknownResourceError, match=f"id is {key}"):
+        api.deleteResource(key)

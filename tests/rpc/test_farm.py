@@ -11,6 +11,7 @@ from hqueue.config import load_server_config
 from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavailableError, UnknownClientError
 from hqueue.joblogs import JobLogs, RunLog
 from hqueue.jobspec import parse
+from hqueue.lifecycle.rows import load
 from hqueue.roster import Roster
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.rpc.farm import FarmMethods
@@ -95,7 +96,7 @@ class Farm:
 
     def status(self, job_id):
         with self.store.reading() as connection:
-            return lifecycle.status.load(connection, [job_id])[0].status.value
+            return load(connection, [job_id])[0].status.value
 
     def assigned(self):
         """Tick, and return the assignments that the client hears of."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
+from hqueue import errors
 from hqueue.schema import resource
 
 
@@ -50,5 +52,72 @@ def test_what_is_used_up_is_waited_for(api):
     api.run(running, machine)
     assert api.getJob(waiting, ["uiStatus", "waitingFor"]) == {
         "uiStatus": "waiting for resources",
-        "waitingFor": "the resource nuke",
+        "waitingFor": "waits for a resource: nuke: 2 of 2 in use, 2 wanted",
     }
+
+
+@pytest.mark.parametrize(
+    ("params", "complaint"),
+    [
+        (("", 1), "name is ''"),
+        (("  ", 1), "name is '  '"),
+        (("x" * 256, 1), "a name of 1 to 255 characters"),
+        ((7, 1), "name is 7"),
+        (("nuke", -1), "max is -1, but a number from 0, or None, was expected"),
+        (("nuke", "viele"), "max is 'viele'"),
+        (("nuke", 1, "ja"), "per_machine is 'ja'"),
+    ],
+)
+def test_what_is_no_resource(api, params, complaint):
+    with pytest.raises(errors.InvalidArgumentError, match=complaint):
+        api.createResource(*params)
+
+
+def test_what_cannot_be_set(api_everywhere):
+    api = api_everywhere
+    key = api.createResource("nuke", "3")
+    with pytest.raises(errors.InvalidArgumentError, match="'farbe' cannot be set"):
+        api.setResource(key, {"farbe": 1})
+    with pytest.raises(errors.InvalidArgumentError, match="properties.max is -1"):
+        api.setResource(key, {"max": -1})
+    with pytest.raises(errors.InvalidArgumentError, match="properties is 3"):
+        api.setResource(key, 3)
+    with pytest.raises(errors.DuplicateNameError, match=r"sidefx\.license\.karma"):
+        api.setResource(key, {"name": "sidefx.license.karma"})
+    with pytest.raises(errors.UnknownResourceError, match="id is 99"):
+        api.setResource(99, {"max": 1})
+    assert api.setResource(key, {"name": "nuke", "max": 4}) is True
+    assert api.setResource(key, {"name": "Größe"}) is True
+    assert [each["name"] for each in api.getResources([key])] == ["Größe"]
+
+
+def test_per_machine_changes_only_while_nothing_is_in_use(api):
+    key = api.createResource("nuke", 3)
+    machine = api.farm.machine()
+    job_id = api.newjob({"name": "x", "command": "c", "resources": {"nuke": 2}})[0]
+    api.run(job_id, machine)
+    with pytest.raises(errors.JobStateError, match="2 of 'nuke' are in use"):
+        api.setResource(key, {"perMachine": True})
+    assert api.setResource(key, {"perMachine": False, "max": 1}) is True  # it drains
+    machine.end(job_id)
+    assert api.setResource(key, {"perMachine": True}) is True
+
+
+def test_what_wants_a_deleted_resource_waits_until_it_is_there_again(api):
+    machine = api.farm.machine(cpus=2)
+    key = api.createResource("nuke", 5)
+    running, waiting = api.newjob([{"name": "x", "command": "c", "resources": {"nuke": 1}}] * 2)
+    api.run(running, machine)
+    api.deleteResource(key)
+    api.farm.tick()
+    assert api.getJob(waiting, ["waitingFor"])["waitingFor"] == (
+        "waits for a resource: nobody has created the resource nuke"
+    )
+    assert api.getJob(running, ["status"]) == {"status": "running"}
+    api.createResource("nuke", 1)
+    assert api.explainJob(waiting)["resources"] == [
+        {"name": "nuke", "wanted": 1, "max": 1, "used": 1, "perMachine": False, "known": True},
+    ]
+    machine.end(running)
+    api.farm.tick()
+    assert api.getJob(waiting, ["status"]) == {"status": "running"}

@@ -32,6 +32,7 @@ def twin(machine: Machine, **more: Any) -> Machine:
     return Machine(machine.farm, **values)
 
 
+@pytest.mark.databases("sqlite")
 class TestRegister:
     def test_the_same_again_is_the_same_client(self, farm: StoreFarm, machine: Machine) -> None:
         assert twin(machine).register() == machine.id
@@ -207,6 +208,7 @@ class TestAssignments:
         assert farm.log(job_id)[-1][2] == "killed: took longer than maxTime, client farm-ü"
 
 
+@pytest.mark.databases("sqlite")
 class TestLostAndBack:
     @pytest.mark.parametrize(
         ("actions", "obeyed", "expected"),

@@ -256,6 +256,7 @@ class TestUpwards:
         assert farm.job(ids[0]).children_unsettled == 9_999
 
 
+@pytest.mark.databases("sqlite")
 class TestAddingChildren:
     def test_a_runnable_parent_waits_again(self, farm: StoreFarm) -> None:
         parent = farm.add()
@@ -340,6 +341,7 @@ class TestAddingChildren:
         assert farm.statuses(runnable, done) == ["failed", "failed"]
 
 
+@pytest.mark.databases("sqlite")
 class TestTries:
     def test_a_try_is_used_for_each_failure(self, farm: StoreFarm) -> None:
         machine = farm.machine()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,9 +33,12 @@ from tests.storefarm import Machine, StoreFarm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Databases
 
 # HQ_TEST_EXAMPLES=500 searches on for some minutes.
-EXAMPLES = int(os.environ.get("HQ_TEST_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("HQ_TEST_EXAMPLES", "12"))
 # Making a failing example smaller takes minutes, and is worth them once there is one.
 PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if "HQ_TEST_SHRINK" in os.environ else [])]
 OUTCOMES = ("well", "badly", "signal", "refused", "lost")
@@ -62,19 +64,18 @@ _choice = st.integers(0, 10_000)
 class AnyOrder(RuleBasedStateMachine):
     """A farm of two machines to which everything happens that can happen."""
 
-    migrated_file: Path
+    new_url: Callable[[], str]  # of a migrated store without a job
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="hqueue-random-"))
-        shutil.copy(self.migrated_file, self.folder / "hqserver.db")
+        self.url = type(self).new_url()
         self.clock = FakeClock(auto=True)
         self.open()
         self.farm.machine("farm01", cpus=3)
         self.farm.machine("farm02", cpus=2)
 
     def open(self) -> None:
-        self.store = Store(f"sqlite:///{self.folder}/hqserver.db", clock=self.clock)
+        self.store = Store(self.url, clock=self.clock)
         self.store.open()
         self.farm = StoreFarm(self.store, self.clock)
 
@@ -83,7 +84,6 @@ class AnyOrder(RuleBasedStateMachine):
             self.settle_everything()
         finally:
             self.store.close()
-            shutil.rmtree(self.folder)
 
     # What there is
 
@@ -244,13 +244,29 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(1800)
-def test_anything_in_any_order(migrated_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    AnyOrder.migrated_file = migrated_file
+def test_anything_in_any_order(
+    backend: str,
+    databases: Databases,
+    migrated_file: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def new_url() -> str:
+        if backend != "sqlite":
+            found = databases.get(backend)
+            found.close_store()
+            return found.url
+        path = tmp_path / f"{next(numbers)}.db"
+        shutil.copy(migrated_file, path)
+        return f"sqlite:///{path}"
+
+    numbers = itertools.count()
+    AnyOrder.new_url = staticmethod(new_url)
     caplog.set_level(logging.CRITICAL, logger="hqueue.lifecycle")
     run_state_machine_as_test(
         AnyOrder,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=EXAMPLES if backend == "sqlite" else max(EXAMPLES // 6, 1),
             stateful_step_count=40,
             derandomize="HQ_TEST_EXAMPLES" not in os.environ,
             deadline=None,

@@ -107,6 +107,7 @@ def test_one_on_a_lost_client_is_given_up(farm: StoreFarm, machine: Machine) -> 
     _forget_hand_made_history(farm, job_id)
 
 
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("status", ["running", "pausing", "resuming", "ejecting", "abandoned"])
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_job_whose_run_is_closed_or_gone(farm: StoreFarm, machine: Machine, status: str, gone: bool) -> None:

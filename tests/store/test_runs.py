@@ -71,6 +71,7 @@ class TestAssign:
         assert all(len(token.split("-")[1]) == 16 for token in tokens)
 
 
+@pytest.mark.databases("sqlite")
 class TestEnds:
     def test_well(self, farm: StoreFarm, machine: Machine, nudges: list[Instruction]) -> None:
         job_id = running(farm, machine)
@@ -191,6 +192,7 @@ class TestEnds:
         assert DeleteLogs(job_id) in nudges
 
 
+@pytest.mark.databases("sqlite")
 class TestConfirmations:
     def test_pause_and_resume(self, farm: StoreFarm, machine: Machine) -> None:
         job_id = running(farm, machine)

@@ -185,19 +185,20 @@ class TestWhere:
         farm = sqlite_farm
         farm.machine()
         parent, child = farm.submit(leaf(children=[leaf()]))
-        original = farm.scheduler._clients
+        original = farm.scheduler._farm.read
 
         def pause_meanwhile(connection: sa.Connection) -> Any:
             farm.act(Action.PAUSE, parent, finish=False)
             return original(connection)
 
-        farm.scheduler._clients = pause_meanwhile  # type: ignore[method-assign]
+        farm.scheduler._farm.read = pause_meanwhile  # type: ignore[method-assign]
         assert farm.tick().assigned == 0
         assert farm.status(child) == "runnable"
         farm.finish_wishes()
         assert farm.status(child) == "paused"
 
 
+@pytest.mark.databases("sqlite")
 class TestLost:
     def test_after_the_timeout(self, farm: StoreFarm) -> None:
         machine = farm.machine()
@@ -247,6 +248,7 @@ class TestLost:
         assert farm.status(job_id) == "abandoned"
 
 
+@pytest.mark.databases("sqlite")
 class TestRescue:
     def lost_job(self, farm: StoreFarm, hostname: str = "farm-ü") -> tuple[int, Machine]:
         machine = farm.machine(hostname)

@@ -151,6 +151,7 @@ class TestStatus:
         assert WakeScheduler() in nudges
 
 
+@pytest.mark.databases("sqlite")
 class TestRoots:
     def test_parent_id_then_parent_ids_then_what_is_around_then_itself(self, farm: StoreFarm) -> None:
         one, two, three = farm.submit([leaf("1"), leaf("2"), leaf("3")])
@@ -276,6 +277,7 @@ class TestEdges:
         assert farm.events(job_id) == ["submitted", "note", "note"]
 
 
+@pytest.mark.databases("sqlite")
 class TestFaults:
     """Nothing is stored, whatever is wrong with any part."""
 

@@ -56,6 +56,7 @@ def nudges(farm: StoreFarm) -> Iterator[list[Instruction]]:
     return collected
 
 
+@pytest.mark.databases("sqlite")
 class TestDescendants:
     @pytest.mark.parametrize(
         ("action", "expected"),
@@ -162,6 +163,7 @@ class TestDescendants:
         assert farm.status(job_id) == "paused"
 
 
+@pytest.mark.databases("sqlite")
 class TestReschedule:
     def test_a_leaf_takes_its_settled_ancestors_along_and_no_sibling(self, farm: StoreFarm) -> None:
         machine = farm.machine()
@@ -316,6 +318,7 @@ class TestReschedule:
         assert farm.status(job_id) == "paused"
 
 
+@pytest.mark.databases("sqlite")
 class TestLaterWords:
     """A second wish while the first is not done."""
 
@@ -547,7 +550,7 @@ class TestDelete:
 class TestCrash:
     """The process dies between any two steps; what stands in the store is enough to go on."""
 
-    @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+    @pytest.mark.databases("sqlite")
     @pytest.mark.parametrize("action", [Action.CANCEL, Action.PAUSE, Action.RESCHEDULE, Action.DELETE])
     def test_between_any_two_steps(self, store_url: str, clock: FakeClock, action: Action) -> None:
         for steps in range(7):

@@ -1,4 +1,4 @@
-"""Which job goes on which client."""
+"""Which job goes on which client, and why not."""
 
 from __future__ import annotations
 
@@ -7,49 +7,85 @@ from typing import Any
 
 import pytest
 
+from hqueue.jobspec.conditions import CONDITION_NAMES, CONDITION_OPS
 from hqueue.matching import (
+    KINDS,
     Candidate,
+    ClientFacts,
     ClientView,
     Condition,
+    FitTable,
+    HeldFor,
+    Plan,
     Requirement,
-    choose,
+    Standing,
+    Units,
     conditions_as_dicts,
     conditions_from,
-    could_ever_run,
-    fits_now,
+    needs_more_than_a_gap,
+    obstacle,
     os_of,
+    plan,
     same_host,
     singles_of,
 )
+from hqueue.matching.units import Resource
+
+NOTHING = Units({})
+
+
+def facts(client_id: int = 1, hostname: str = "farm07", cpus: int = 4, **more: Any) -> ClientFacts:
+    return ClientFacts(client_id, hostname, cpus=cpus, **({"name": "", "os": "linux", "groups": frozenset()} | more))
 
 
 def view(client_id: int = 1, hostname: str = "farm07", cpus: int = 4, **more: Any) -> ClientView:
-    values: dict[str, Any] = {
-        "id": client_id,
-        "hostname": hostname,
-        "name": "",
-        "os": "linux",
-        "groups": frozenset(),
-        "cpus": cpus,
-        "speed": 3000.0,
-        "takes_work": True,
-        **more,
-    }
-    return ClientView(**values)
+    state = {name: more.pop(name) for name in ("standing", "refused", "held") if name in more}
+    return ClientView(facts(client_id, hostname, cpus, **more), **state)
 
 
-def place(
+class Jobs:
+    """The waiting jobs, and since when clients are at what they run."""
+
+    def __init__(self, queues: dict[int, list[Candidate]], since: dict[int, list[int]]) -> None:
+        self.queues = queues
+        self.times = since
+        self.asked: list[tuple[int, int, int]] = []
+
+    def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
+        self.asked.append((requirement_id, seen, most))
+        return self.queues[requirement_id][seen : seen + most]
+
+    def since(self) -> dict[int, list[int]]:
+        return self.times
+
+
+def make_plan(
     queues: dict[int, list[tuple[int, int, int]]],
     requirements: dict[int, Requirement],
     clients: list[ClientView],
-    unlimited: frozenset[str] = frozenset(),
-) -> dict[int, int]:
-    """Place jobs, given per requirement as (job, priority, root); return the client of each placed one, in order."""
+    units: Units = NOTHING,
+    holders: dict[int, HeldFor] | None = None,
+    since: dict[int, list[int]] | None = None,
+) -> Plan:
+    """Plan jobs, given per requirement as (job, priority, root)."""
     candidates = {
         key: sorted(Candidate.of(job, key, priority, root) for job, priority, root in jobs)
         for key, jobs in queues.items()
     }
-    return {each.job_id: client.id for each, client in choose(candidates, requirements, clients, unlimited)}
+    jobs = Jobs(candidates, since or {})
+    fits = FitTable()
+    fits.renew([client.facts for client in clients])
+    heads = {key: jobs[0] for key, jobs in candidates.items() if jobs}
+    return plan(heads, requirements, clients, units, fits=fits, waiting=jobs, holders=holders or {}, times=jobs)
+
+
+def place(*arguments: Any, **more: Any) -> dict[int, int]:
+    """Plan jobs; return the first client of each placed one, in order."""
+    return {each.candidate.job_id: each.clients[0].id for each in make_plan(*arguments, **more).placements}
+
+
+def resources(**given: tuple[int | None, bool]) -> Units:
+    return Units({name: Resource(*each) for name, each in given.items()})
 
 
 class TestConditions:
@@ -92,24 +128,24 @@ class TestConditions:
         ],
     )
     def test_each_name_with_each_op(self, name: str, value: str, holds: bool) -> None:
-        client = view(name="gpu", groups=frozenset({"Licht", "照明", "sim, fast"}))
+        client = facts(name="gpu", groups=frozenset({"Licht", "照明", "sim, fast"}))
         for op in ("==", "in", "any"):
             assert Condition(name, op, value).holds(client) is holds, op
         for op in ("!=", "not_in"):
             assert Condition(name, op, value).holds(client) is not holds, op
 
     def test_not_the_empty_hostname_is_everybody(self) -> None:
-        assert Condition("hostname", "!=", "").holds(view())
-        assert Condition("hostname", "!=", "").holds(view(hostname="farm07.studio.lan"))
+        assert Condition("hostname", "!=", "").holds(facts())
+        assert Condition("hostname", "!=", "").holds(facts(hostname="farm07.studio.lan"))
 
     def test_the_unnamed_client(self) -> None:
         condition = Condition("hostname:name", "==", "farm07:")
-        assert condition.holds(view())
-        assert not condition.holds(view(name="gpu"))
+        assert condition.holds(facts())
+        assert not condition.holds(facts(name="gpu"))
 
     @pytest.mark.parametrize("value", ["macos", "macosx", "MacOSX", "windows; macos"])
     def test_macos_is_macosx(self, value: str) -> None:
-        assert Condition("os", "==", value).holds(view(os="macosx"))
+        assert Condition("os", "==", value).holds(facts(os="macosx"))
 
     @pytest.mark.parametrize(
         ("one", "other", "same"),
@@ -121,7 +157,6 @@ class TestConditions:
             ("farm07", "farm08.studio.lan", False),
             ("farm", "farm07.studio.lan", False),
             ("", "", False),
-            ("", ".lan", True),
         ],
     )
     def test_same_host_both_ways(self, one: str, other: str, same: bool) -> None:
@@ -177,62 +212,147 @@ class TestRequirement:
         )
 
 
-class TestWhereItFits:
+FARM = resources(unbegrenzt=(None, False), nuke=(2, False), render=(1, True))
+JOB = Requirement()
+
+
+def busy(client: ClientView, *jobs: Requirement) -> ClientView:
+    for each in jobs:
+        client.occupy(each)
+    return client
+
+
+class TestWhy:
+    """A row per reason, in the order in which they count."""
+
     @pytest.mark.parametrize(
-        ("requirement", "client", "fits"),
+        ("reason", "requirement", "client"),
         [
-            (Requirement(), view(), True),
-            (Requirement(), view(takes_work=False), False),
-            (Requirement(cpus=4), view(), True),
-            (Requirement(cpus=5), view(), False),
-            (Requirement(platforms=("linux",)), view(), True),
-            (Requirement(platforms=("macosx", "windows")), view(), False),
-            (Requirement(conditions=(Condition("os", "==", "linux"),)), view(), True),
-            # All conditions must hold.
+            (None, JOB, view()),
+            ("lost", JOB, view(standing=Standing.LOST)),
+            ("terminating", JOB, view(standing=Standing.TERMINATING)),
+            ("condemned", JOB, view(standing=Standing.CONDEMNED)),
+            ("disabled", JOB, view(standing=Standing.DISABLED)),
+            ("no availability rule matches", JOB, view(standing=Standing.CLOSED)),
+            ("lost", Requirement(cpus=64, platforms=("windows",)), view(standing=Standing.LOST)),
+            (None, Requirement(platforms=("linux",)), view()),
             (
-                Requirement(conditions=(Condition("os", "==", "linux"), Condition("hostname", "==", "farm01"))),
+                "platform: the command is given for macosx and windows only",
+                Requirement(platforms=("macosx", "windows")),
                 view(),
-                False,
             ),
-            (Requirement(resources=(("unbegrenzt", 2),)), view(), True),
-            (Requirement(resources=(("nobody made it", 1),)), view(), False),
-            (Requirement(resources=(("unbegrenzt", 1), ("limited", 1))), view(), False),
+            (None, Requirement(conditions=(Condition("os", "==", "linux"),)), view()),
+            ("not in group sim", Requirement(conditions=(Condition("group", "==", "sim"),)), view()),
+            (
+                "in group sim",
+                Requirement(conditions=(Condition("group", "!=", "sim"),)),
+                view(groups=frozenset({"sim"})),
+            ),
+            # All conditions must hold; the first that does not is the reason.
+            (
+                "not on host farm01 or farm02",
+                Requirement(conditions=(Condition("os", "==", "linux"), Condition("hostname", "in", "farm01,farm02"))),
+                view(),
+            ),
+            (
+                "not called farm07:gpu",
+                Requirement(conditions=(Condition("hostname:name", "==", "farm07:gpu"),)),
+                view(),
+            ),
+            ("not on windows", Requirement(conditions=(Condition("os", "any", "windows"),)), view()),
+            ("blocked: too many jobs of this tree failed there", Requirement(blocked=(1,)), view()),
+            (None, Requirement(blocked=(2,), last=(1,)), view()),
+            ("refused: it refused a job a moment ago", Requirement(cpus=64), view(refused=True)),
+            ("blocked: too many jobs of this tree failed there", Requirement(blocked=(1,)), view(refused=True)),
+            (None, Requirement(cpus=4), view()),
+            ("too few CPUs: 5 wanted", Requirement(cpus=5), view()),
+            ("on hold for a job that comes before", Requirement(cpus=4), busy(view(held=True), JOB)),
+            ("tags: wanted alone, and jobs run there", Requirement(singles=("single",)), busy(view(), JOB)),
+            ("tags: a job runs there that wants it alone", JOB, busy(view(), Requirement(singles=("single",)))),
+            (None, Requirement(singles=("single:z",)), busy(view(), Requirement(singles=("single:x", "single:y")))),
+            (
+                "tags: a job tagged single:y runs there",
+                Requirement(singles=("single:y", "single:z"), cpus=4),
+                busy(view(), Requirement(singles=("single:x", "single:y"))),
+            ),
+            ("busy", Requirement(cpus=2, resources=(("niemand", 1),)), busy(view(), Requirement(cpus=3))),
+            ("busy", JOB, busy(view(cpus=2), Requirement(cpus=4))),  # it came back with fewer CPUs than it has runs on
+            (None, Requirement(resources=(("unbegrenzt", 1000),)), view()),
+            (
+                "resources: nobody has created the resource niemand",
+                Requirement(resources=(("unbegrenzt", 1), ("niemand", 1))),
+                view(),
+            ),
+            ("resources: nuke: 0 of 2 in use, 3 wanted", Requirement(resources=(("nuke", 3),)), view()),
         ],
     )
-    def test_could_ever_run(self, requirement: Requirement, client: ClientView, fits: bool) -> None:
-        assert could_ever_run(requirement, client, frozenset({"unbegrenzt"})) is fits
+    def test_the_first_reason_that_holds(
+        self, reason: str | None, requirement: Requirement, client: ClientView
+    ) -> None:
+        found = obstacle(requirement, client, FARM)
+        assert (found.reason if found else None) == reason
 
-    def test_cpus_are_shared_until_they_are_full(self) -> None:
-        client = view(cpus=4)
-        client.take(Requirement(cpus=3))
-        assert fits_now(Requirement(cpus=1), client)
-        assert not fits_now(Requirement(cpus=2), client)
-        client.take(Requirement(cpus=1))
-        assert client.free_cpus == 0
-        assert not fits_now(Requirement(), client)
+    def test_what_submission_takes_is_what_matching_knows(self) -> None:
+        assert set(CONDITION_NAMES) == set(KINDS)
+        client = facts(name="gpu", groups=frozenset({"sim"}))
+        for name in KINDS:
+            for op in CONDITION_OPS:
+                condition = Condition(name, op, "sim")
+                assert condition.said()
+                assert condition.said() != condition.said(fails=True)
+                assert condition.holds(client) in {True, False}
 
-    def test_single_is_alone(self) -> None:
-        client = view(cpus=8)
-        assert fits_now(Requirement(singles=("single",)), client)
-        client.take(Requirement(singles=("single",)))
-        assert not fits_now(Requirement(), client)
-        busy = view(cpus=8)
-        busy.take(Requirement())
-        assert not fits_now(Requirement(singles=("single",)), busy)
 
-    def test_never_two_with_the_same_single_tag(self) -> None:
-        client = view(cpus=8)
-        client.take(Requirement(singles=("single:x", "single:y")))
-        assert not fits_now(Requirement(singles=("single:x",)), client)
-        assert not fits_now(Requirement(singles=("single:y", "single:z")), client)
-        assert fits_now(Requirement(singles=("single:z",)), client)
-        assert fits_now(Requirement(), client)
+class TestUnits:
+    def test_per_job_every_run_takes_its_amount(self) -> None:
+        units, client, wanted = resources(nuke=(4, False)), view(), Requirement(resources=(("nuke", 2),))
+        units.take(wanted, client)
+        assert not units.lacking(wanted, (client,))
+        units.take(wanted, client)
+        assert units.used == {"nuke": 4}
+        assert units.lacking(wanted, (client,)) == "nuke"
 
-    def test_a_client_with_fewer_cpus_than_its_runs_take_has_no_room(self) -> None:
-        client = view(cpus=2)
-        client.take(Requirement(cpus=4))
-        assert client.free_cpus == -2
-        assert not fits_now(Requirement(), client)
+    def test_per_job_once_also_on_several_clients(self) -> None:
+        units, one, other = resources(nuke=(2, False)), view(1), view(2)
+        wanted = Requirement(resources=(("nuke", 2),), min_hosts=2, max_hosts=2)
+        assert not units.lacking(wanted, (one, other))
+        units.take(wanted, one)
+        units.take(wanted, other, first=False)
+        assert units.used == {"nuke": 2}
+
+    def test_per_machine_the_largest_amount_once(self) -> None:
+        units, one, other = resources(render=(3, True)), view(1), view(2)
+        small, large = Requirement(resources=(("render", 1),)), Requirement(resources=(("render", 2),))
+        units.take(small, one)
+        units.take(small, one)
+        assert units.used == {"render": 1}
+        units.take(large, one)
+        assert units.used == {"render": 2}
+        assert not units.lacking(large, (one,))  # it has them
+        assert not units.lacking(small, (other,))
+        assert units.lacking(large, (other,)) == "render"
+
+    def test_a_maximum_below_what_is_in_use_drains(self) -> None:
+        units, client, wanted = resources(render=(1, True)), view(), Requirement(resources=(("render", 2),))
+        units.take(wanted, client)
+        assert units.lacking(Requirement(resources=(("render", 1),)), (client,)) == "render"
+
+    def test_what_is_kept_for_another_is_not_there(self) -> None:
+        units, wanted = (
+            resources(nuke=(4, False), render=(4, True)),
+            Requirement(resources=(("nuke", 3), ("render", 1))),
+        )
+        units.reserve(wanted)
+        assert units.lacking(Requirement(resources=(("nuke", 2),)), (view(),)) == "nuke"
+        assert not units.lacking(Requirement(resources=(("nuke", 1), ("render", 3))), (view(),))
+        assert units.lacking(Requirement(resources=(("render", 4),)), (view(),)) == "render"
+
+    def test_what_can_never_be(self) -> None:
+        units = resources(nuke=(2, False), render=(3, True), frei=(None, False))
+        assert units.impossible(Requirement(resources=(("nuke", 3),))) == "nuke"
+        assert units.impossible(Requirement(resources=(("render", 2),), min_hosts=2, max_hosts=2)) == "render"
+        assert units.impossible(Requirement(resources=(("niemand", 1),))) == "niemand"
+        assert not units.impossible(Requirement(resources=(("nuke", 2), ("render", 3), ("frei", 99))))
 
 
 class TestChoose:
@@ -284,13 +404,13 @@ class TestChoose:
 
     def test_what_is_in_use_counts(self) -> None:
         client = view(cpus=4)
-        client.take(Requirement(cpus=3))
+        client.occupy(Requirement(cpus=3))
         assert list(place({1: [(1, 0, 1), (2, 0, 1)]}, {1: Requirement()}, [client])) == [1]
 
     def test_resources_without_a_maximum_are_no_limit_and_unknown_ones_wait(self) -> None:
         queues = {1: [(1, 0, 1)], 2: [(2, 0, 1)]}
         requirements = {1: Requirement(resources=(("render", 1),)), 2: Requirement(resources=(("niemand", 1),))}
-        assert place(queues, requirements, [view()], frozenset({"render"})) == {1: 1}
+        assert place(queues, requirements, [view()], resources(render=(None, False))) == {1: 1}
 
     def test_nothing_to_place_and_nowhere_to_place_it(self) -> None:
         assert place({}, {}, [view()]) == {}
@@ -323,12 +443,168 @@ class TestChoose:
         room = {client.id: client for client in clients()}
         of = {job: requirements[key] for key, jobs in queues.items() for job, _, _ in jobs}
         for job in sorted(ranks, key=ranks.__getitem__):
-            fitting = {
-                key
-                for key, client in room.items()
-                if could_ever_run(of[job], client, frozenset()) and fits_now(of[job], client)
-            }
+            fitting = {key for key, client in room.items() if obstacle(of[job], client, NOTHING) is None}
             assert (job in placed) == bool(fitting), (seed, job)
             if job in placed:
                 assert placed[job] in fitting
-                room[placed[job]].take(of[job])
+                room[placed[job]].occupy(of[job])
+
+    def test_pages_are_read_only_as_far_as_there_is_room(self) -> None:
+        queue = [Candidate.of(job, 1, 0, 1) for job in range(1, 10_001)]
+        jobs, fits, client = Jobs({1: queue}, {}), FitTable(), view(cpus=40)
+        fits.renew([client.facts])
+        made = plan({1: queue[0]}, {1: JOB}, [client], NOTHING, fits=fits, waiting=jobs, holders={}, times=jobs)
+        assert [each.candidate.job_id for each in made.placements] == list(range(1, 41))
+        assert jobs.asked == [(1, 1, 32), (1, 33, 64)]
+
+    def test_a_client_that_failed_a_job_is_tried_last(self) -> None:
+        clients = [view(1, cpus=2), view(2, cpus=8)]
+        assert place({1: [(1, 0, 1)]}, {1: Requirement(last=(1,))}, clients) == {1: 2}
+        assert place({1: [(1, 0, 1)]}, {1: Requirement(last=(1, 2))}, [view(1, cpus=2), view(2, cpus=8)]) == {1: 1}
+        assert place({1: [(1, 0, 1)]}, {1: Requirement(last=(1,))}, [view(1, cpus=2)]) == {1: 1}
+
+    def test_a_blocked_client_is_never_taken(self) -> None:
+        assert place({1: [(1, 0, 1)]}, {1: Requirement(blocked=(1,))}, [view(1)]) == {}
+
+    def test_resources_go_to_the_first_in_order(self) -> None:
+        wanted = Requirement(resources=(("nuke", 1),))
+        queues = {1: [(1, 0, 1), (2, 9, 1), (3, 0, 1)], 2: [(4, 0, 1)]}
+        units = resources(nuke=(2, False))
+        assert list(place(queues, {1: wanted, 2: JOB}, [view(cpus=8)], units)) == [2, 1, 4]
+
+    def test_a_licence_per_machine_goes_on_with_the_machines_that_have_it(self) -> None:
+        wanted = Requirement(resources=(("render", 1),))
+        clients = [view(1, cpus=2), view(2, cpus=2), view(3, cpus=2)]
+        placed = place({1: [(job, 0, 1) for job in range(1, 9)]}, {1: wanted}, clients, resources(render=(2, True)))
+        assert sorted(placed.values()) == [1, 1, 2, 2]
+
+
+def several(least: int, most: int | None = None, **more: Any) -> Requirement:
+    return Requirement(min_hosts=least, max_hosts=most or least, **more)
+
+
+class TestSeveralHosts:
+    def test_together_or_not_at_all(self) -> None:
+        clients = [view(number, cpus=4) for number in (1, 2)]
+        assert place({1: [(1, 0, 1)]}, {1: several(3)}, clients) == {}
+        assert all(client.free_cpus == 4 for client in clients)
+        (placed,) = make_plan({1: [(1, 0, 1)]}, {1: several(2, cpus=3)}, clients).placements
+        assert [client.id for client in placed.clients] == [1, 2]
+        assert [client.free_cpus for client in clients] == [1, 1]
+
+    def test_as_many_as_are_free_up_to_the_most(self) -> None:
+        (placed,) = make_plan({1: [(1, 0, 1)]}, {1: several(2, 4)}, [view(n) for n in (1, 2, 3)]).placements
+        assert len(placed.clients) == 3
+        (placed,) = make_plan({1: [(1, 0, 1)]}, {1: several(2, 4)}, [view(n) for n in range(1, 9)]).placements
+        assert len(placed.clients) == 4
+
+    def test_only_as_many_as_there_are_licences(self) -> None:
+        wanted = several(2, 4, resources=(("render", 1),))
+        clients = [view(n) for n in (1, 2, 3, 4)]
+        (placed,) = make_plan({1: [(1, 0, 1)]}, {1: wanted}, clients, resources(render=(3, True))).placements
+        assert len(placed.clients) == 3
+        clients = [view(n) for n in (1, 2, 3, 4)]
+        assert place({1: [(1, 0, 1)]}, {1: wanted}, clients, resources(render=(1, True))) == {}
+
+    def test_what_is_left_goes_to_others(self) -> None:
+        queues = {1: [(1, 9, 1)], 2: [(2, 0, 1), (3, 0, 1)]}
+        placed = place(queues, {1: several(2, cpus=4), 2: JOB}, [view(n) for n in (1, 2, 3)])
+        assert placed == {1: 1, 2: 3, 3: 3}
+
+
+SINGLE = Requirement(singles=("single",))
+
+
+def rights(*job_ids: int, at: int = 1000) -> dict[int, HeldFor]:
+    return {job_id: HeldFor(job_id, at) for job_id in job_ids}
+
+
+class TestHolds:
+    """Jobs have the number of their requirement here."""
+
+    def plan(self, requirements: dict[int, Requirement], clients: list[ClientView], **more: Any) -> Plan:
+        queues = {key: [(key, 10 - key, 1)] for key in requirements}
+        return make_plan(queues, requirements, clients, **more)
+
+    def test_who_could_starve(self) -> None:
+        assert not needs_more_than_a_gap(Requirement(singles=("single:x",), resources=(("nuke", 1),)))
+        for wanted in (SINGLE, several(1, 2), Requirement(cpus=2), Requirement(resources=(("nuke", 2),))):
+            assert needs_more_than_a_gap(wanted)
+
+    def test_a_held_client_takes_only_what_comes_before(self) -> None:
+        requirements = {1: JOB, 2: SINGLE, 3: JOB}
+        made = self.plan(requirements, [busy(view(cpus=4), JOB)], holders=rights(2))
+        assert [each.candidate.job_id for each in made.placements] == [1]
+        assert made.holds == {2: (1,)}
+
+    def test_without_the_right_nothing_is_held(self) -> None:
+        made = self.plan({2: SINGLE, 3: JOB}, [busy(view(cpus=4), JOB)])
+        assert [each.candidate.job_id for each in made.placements] == [3]
+        assert made.holds == {}
+
+    def test_the_right_is_the_first_jobs(self) -> None:
+        made = self.plan({2: SINGLE, 3: JOB}, [busy(view(cpus=4), JOB)], holders={2: HeldFor(99, 0)})
+        assert made.holds == {}
+
+    def test_one_whose_run_is_youngest_is_expected_to_be_free_first(self) -> None:
+        def held(since: dict[int, list[int]]) -> dict[int, tuple[int, ...]]:
+            clients = [busy(view(n, cpus=4), JOB) for n in (1, 2, 3)]
+            return self.plan({2: SINGLE, 3: JOB}, clients, holders=rights(2), since=since).holds
+
+        since = {1: [100], 2: [900], 3: [500]}
+        assert held(since) == {2: (2,)}
+        # What was assigned since does not count: the one that is held gets nothing, and stays the one.
+        assert held(since | {3: [1500]}) == {2: (2,)}
+
+    def test_one_that_failed_the_job_is_held_last(self) -> None:
+        clients = [busy(view(n, cpus=4), JOB) for n in (1, 2)]
+        wanted = Requirement(cpus=4, last=(2,))
+        made = self.plan({2: wanted}, clients, holders=rights(2), since={1: [1], 2: [900]})
+        assert made.holds == {2: (1,)}
+
+    @pytest.mark.parametrize(
+        "unfit",
+        [
+            view(1, standing=Standing.DISABLED),
+            view(1, refused=True),
+            view(1, cpus=1),
+            view(1, os="windows"),
+        ],
+    )
+    def test_a_client_that_would_not_do_is_not_held(self, unfit: ClientView) -> None:
+        wanted = Requirement(cpus=2, platforms=("linux",))
+        made = self.plan({2: wanted, 3: JOB}, [unfit, busy(view(2, cpus=2), JOB)], holders=rights(2))
+        assert made.holds == {2: (2,)}
+
+    def test_all_that_it_needs_or_none(self) -> None:
+        clients = [view(1, cpus=2), busy(view(2, cpus=2), JOB)]
+        requirements = {1: several(2, cpus=2), 2: several(2, cpus=2), 3: JOB, 4: Requirement(cpus=2)}
+        made = self.plan(
+            requirements, [*clients, busy(view(3, cpus=2), JOB)], holders=rights(1, 2), since={3: [5], 2: [9]}
+        )
+        # The first has the free one and the youngest; the second finds too few and holds nobody up.
+        assert made.holds == {1: (1, 2)}
+        assert [each.candidate.job_id for each in made.placements] == [3]
+        assert made.placements[0].clients[0].id == 3
+
+    def test_a_licence_is_kept_before_clients_are(self) -> None:
+        wanted = Requirement(resources=(("nuke", 3),))
+        units, small = resources(nuke=(4, False)), Requirement(resources=(("nuke", 1),))
+        client = view(1, cpus=8)
+        units.take(Requirement(resources=(("nuke", 2),)), client)
+        made = self.plan({2: wanted, 3: small, 4: JOB}, [client], units=units, holders=rights(2))
+        assert made.holds == {}
+        assert [each.candidate.job_id for each in made.placements] == [4]
+
+    def test_nothing_is_kept_for_what_can_never_run(self) -> None:
+        wanted = Requirement(cpus=4, resources=(("nuke", 3),))
+        units, small = resources(nuke=(2, False)), Requirement(resources=(("nuke", 1),))
+        made = self.plan({2: wanted, 3: small}, [busy(view(1, cpus=4), JOB)], units=units, holders=rights(2))
+        assert made.holds == {}
+        assert [each.candidate.job_id for each in made.placements] == [3]
+
+    def test_a_licence_is_not_kept_for_what_no_client_would_take(self) -> None:
+        wanted = Requirement(blocked=(1,), resources=(("nuke", 2),))
+        units, small = resources(nuke=(2, False)), Requirement(resources=(("nuke", 1),))
+        made = self.plan({2: wanted, 3: small}, [view(1)], units=units, holders=rights(2))
+        assert [each.candidate.job_id for each in made.placements] == [3]

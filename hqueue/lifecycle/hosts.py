@@ -1,0 +1,69 @@
+"""The other clients of a run that has several: reserved for as long as it is open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from hqueue.schema import client, job, reservation, run
+from hqueue.store import WakeScheduler, chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hqueue.store import Session
+
+
+def reserve(session: Session, others: Mapping[int, Sequence[int]]) -> None:
+    """Take further clients for runs, given by the run's id."""
+    rows = [{"run_id": key, "client_id": each} for key, client_ids in others.items() for each in client_ids]
+    if rows:
+        session.connection.execute(sa.insert(reservation), rows)
+
+
+def release(session: Session, run_id: int) -> None:
+    """Let the other clients of a run go: it is over."""
+    session.connection.execute(sa.delete(reservation).where(reservation.c.run_id == run_id))
+
+
+def release_closed(session: Session) -> None:
+    """Remove the reservations of runs that are over; they count for nothing any more."""
+    over = sa.select(run.c.id).where(run.c.id == reservation.c.run_id, run.c.closed_at.is_not(None)).exists()
+    session.connection.execute(sa.delete(reservation).where(over))
+
+
+def release_client(session: Session, client_id: int, why: str) -> None:
+    """Take a client that is gone out of the runs that have reserved it; their jobs go on.
+
+    Writes: reservations; a line in the log of each of those jobs.
+    """
+    query = (
+        sa.select(reservation.c.run_id, job.c.id, job.c.status)
+        .join(run, run.c.id == reservation.c.run_id)
+        .outerjoin(job, job.c.run_id == run.c.id)
+        .where(reservation.c.client_id == client_id)
+    )
+    rows = session.connection.execute(query).all()
+    if not rows:
+        return
+    session.connection.execute(sa.delete(reservation).where(reservation.c.client_id == client_id))
+    for row in rows:
+        if row.id is not None:
+            session.record(row.id, "note", row.status, f"{why}; the job goes on without it")
+    session.after_commit(WakeScheduler())
+
+
+def hostnames(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, list[str]]:
+    """Return the hostnames of the other clients of runs that have any, by run."""
+    found: dict[int, list[str]] = {}
+    for part in chunks(run_ids):
+        query = (
+            sa.select(reservation.c.run_id, client.c.hostname)
+            .join(client, client.c.id == reservation.c.client_id)
+            .where(reservation.c.run_id.in_(part))
+            .order_by(reservation.c.run_id, client.c.id)
+        )
+        for run_id, hostname in connection.execute(query):
+            found.setdefault(run_id, []).append(hostname)
+    return found

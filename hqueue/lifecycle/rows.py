@@ -1,0 +1,94 @@
+"""Jobs as the lifecycle sees them: the rows that decide, and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue.schema import job, job_edge
+from hqueue.states import JobStatus
+from hqueue.store import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+@dataclass(slots=True)
+class JobRow:
+    """A job as `apply` sees it: the columns that decide, and those that it may change."""
+
+    id: int
+    status: JobStatus
+    run_id: int | None
+    has_command: bool
+    command_done: bool
+    pause_wished: bool
+    held_by_wish: bool
+    children_unsettled: int
+    children_unsuccessful: int
+    attempts: int
+    tries_left: int
+    rescues: int
+    progress: float
+    progress_numerator: float | None
+    progress_denominator: float | None
+    runnable_at: int | None
+    started_at: int | None
+    ended_at: int | None
+    exit_code: int | None
+    is_root: bool
+    children_total: int
+    counted: bool
+
+
+_COLUMNS: Final = tuple(job.c[name] for name in JobRow.__slots__)
+_UNTOUCHED: Final = (
+    "id",
+    "has_command",
+    "children_unsettled",
+    "children_unsuccessful",
+    "is_root",
+    "children_total",
+    "counted",
+)
+CHANGED: Final = tuple(name for name in JobRow.__slots__ if name not in _UNTOUCHED)
+_SELECT_ONE: Final = sa.select(*_COLUMNS).where(job.c.id == sa.bindparam("job_id"))
+
+
+def load(connection: sa.Connection, job_ids: Sequence[int]) -> list[JobRow]:
+    """Return the rows of the jobs that exist, in no order."""
+    found: list[Any] = []
+    if len(job_ids) == 1:
+        found.extend(connection.execute(_SELECT_ONE, {"job_id": job_ids[0]}))
+    else:
+        for part in chunks(job_ids):
+            found.extend(connection.execute(sa.select(*_COLUMNS).where(job.c.id.in_(part))))
+    rows = [JobRow(*row) for row in found]
+    for row in rows:
+        row.status = JobStatus(row.status)
+    return rows
+
+
+def statuses(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, JobStatus]:
+    """Return the statuses of the jobs that exist."""
+    found: dict[int, JobStatus] = {}
+    for part in chunks(job_ids):
+        query = sa.select(job.c.id, job.c.status).where(job.c.id.in_(part))
+        found.update((job_id, JobStatus(status)) for job_id, status in connection.execute(query))
+    return found
+
+
+def ancestors(connection: sa.Connection, job_ids: Iterable[int]) -> set[int]:
+    """Return the ids of all ancestors of the jobs, without the jobs themselves (unless one is above another)."""
+    found: set[int] = set()
+    level = list(job_ids)
+    while level:
+        above: set[int] = set()
+        for part in chunks(level):
+            query = sa.select(job_edge.c.parent_id).where(job_edge.c.child_id.in_(part)).distinct()
+            above.update(connection.execute(query).scalars())
+        level = list(above - found)
+        found |= above
+    return found

@@ -1,0 +1,53 @@
+"""Which job goes on which client, and why not. Pure: everything needed comes in as arguments.
+
+conditions   what a job may ask of its clients; a new kind is one entry of `KINDS`
+requirement  everything that decides where a job may go, once per distinct value
+rules        when a client is to be used
+clients      a client as a plan sees it
+units        resources that are counted
+why          the checks, in order: the first that fails is the reason why a job does not go on a client
+plan         the queue's order, onto clients; clients held for those that need more than is free
+explain      reasons counted over the clients, and a sentence
+"""
+
+from hqueue.matching.clients import ClientFacts, ClientView, Standing
+from hqueue.matching.conditions import KINDS, Condition, FarmNames, conditions_as_dicts, conditions_from, same_host
+from hqueue.matching.explain import Explanation, explain
+from hqueue.matching.plan import Candidate, HeldFor, Placement, Plan, needs_more_than_a_gap, plan
+from hqueue.matching.requirement import SINGLE, Requirement, os_of, singles_of
+from hqueue.matching.rules import Rule, RuleError, open_now, read_rules, rules_as_dicts
+from hqueue.matching.units import Units
+from hqueue.matching.why import FitTable, Obstacle, obstacle
+
+__all__ = [
+    "KINDS",
+    "SINGLE",
+    "Candidate",
+    "ClientFacts",
+    "ClientView",
+    "Condition",
+    "Explanation",
+    "FarmNames",
+    "FitTable",
+    "HeldFor",
+    "Obstacle",
+    "Placement",
+    "Plan",
+    "Requirement",
+    "Rule",
+    "RuleError",
+    "Standing",
+    "Units",
+    "conditions_as_dicts",
+    "conditions_from",
+    "explain",
+    "needs_more_than_a_gap",
+    "obstacle",
+    "open_now",
+    "os_of",
+    "plan",
+    "read_rules",
+    "rules_as_dicts",
+    "same_host",
+    "singles_of",
+]

@@ -1,0 +1,166 @@
+"""What a job may ask of its clients.
+
+A new kind of condition is one entry of `KINDS`: how a client meets it and how people say it. Submission accepts its
+name, matching obeys it, and `why` gives it as a reason.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from hqueue.matching.clients import ClientFacts
+
+    _Test = Callable[[ClientFacts], bool]
+
+_PARTS: Final = re.compile(r"[,;]")
+_NEGATED: Final = frozenset({"!=", "not_in"})
+
+
+@dataclass(frozen=True, slots=True)
+class FarmNames:
+    """The names a farm knows at the moment: what a condition names besides is nothing yet."""
+
+    groups: frozenset[str]
+    clients: Sequence[ClientFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of condition."""
+
+    test: Callable[[Sequence[str]], _Test]  # of the values: whether a client is what one of them says
+    says: str  # "in group {}": of a client that meets it; {} are the values
+    absent: str  # "there is no group {}": of values that name nothing
+    known: Callable[[FarmNames, _Test, Sequence[str]], bool]  # whether one of the values names anything in the farm
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition on the client of a job."""
+
+    name: str  # one of KINDS
+    op: str  # ==, !=, in, not_in, any
+    value: str
+
+    @property
+    def negated(self) -> bool:
+        """Whether it asks for clients that are not what the values say."""
+        return self.op in _NEGATED
+
+    def holds(self, client: ClientFacts) -> bool:
+        """Tell whether a client meets it."""
+        return _tested(self.name, self.value)(client) != self.negated
+
+    def said(self, *, fails: bool = False) -> str:
+        """Return it as people say it of clients that meet it (`in group sim`), or that do not (`not in group sim`)."""
+        text = KINDS[self.name].says.format(_shown(_values(self.value)))
+        return f"not {text}" if self.negated != fails else text
+
+    def unknown(self, names: FarmNames) -> str:
+        """Return in a few words that the values name nothing in the farm, "" where one of them names something."""
+        values = _values(self.value)
+        kind = KINDS[self.name]
+        return "" if kind.known(names, _tested(self.name, self.value), values) else kind.absent.format(_shown(values))
+
+
+def _values(text: str) -> tuple[str, ...]:
+    """Return what a value may stand for: the whole of it, then its parts."""
+    # The whole value comes first: a group may well be called "sim, fast".
+    return tuple(dict.fromkeys((text.strip(), *(part.strip() for part in _PARTS.split(text)))))
+
+
+def _shown(values: Sequence[str]) -> str:
+    whole, *parts = values
+    return " or ".join(part for part in parts if part) or whole or '""'
+
+
+@lru_cache(maxsize=4096)
+def _tested(name: str, value: str) -> _Test:
+    return KINDS[name].test(_values(value))
+
+
+def same_host(one: str, other: str) -> bool:
+    """Tell whether two hostnames mean one machine: case and a domain that only one of them has do not matter."""
+    return _Hosts([one]).has(other)
+
+
+class _Hosts:
+    """Hostnames, to be compared with many others."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._full = {name.lower() for name in names} - {""}
+        self._short = {name for name in self._full if "." not in name}
+        self._heads = {name.split(".", 1)[0] for name in self._full - self._short}
+
+    def has(self, hostname: str) -> bool:
+        """Tell whether one of them means this machine."""
+        hostname = hostname.lower()
+        if hostname in self._full:
+            return True
+        head, dot, _ = hostname.partition(".")
+        return head in self._short if dot else head in self._heads
+
+
+def _test_hostname(values: Sequence[str]) -> _Test:
+    hosts = _Hosts(values)
+    return lambda client: hosts.has(client.hostname)
+
+
+def _test_label(values: Sequence[str]) -> _Test:
+    """`host` is any client there, `host:name` that one, `host:` the unnamed one."""
+    bare = _Hosts(value for value in values if ":" not in value)
+    named: dict[str, list[str]] = {}
+    for value in values:
+        hostname, colon, name = value.partition(":")
+        if colon:
+            named.setdefault(name, []).append(hostname)
+    hosts = {name: _Hosts(hostnames) for name, hostnames in named.items()}
+    return lambda client: (
+        bare.has(client.hostname) or (client.name in hosts and hosts[client.name].has(client.hostname))
+    )
+
+
+def _test_group(values: Sequence[str]) -> _Test:
+    wanted = frozenset(values)
+    return lambda client: not wanted.isdisjoint(client.groups)
+
+
+def _test_os(values: Sequence[str]) -> _Test:
+    wanted = {os_of(value) for value in values}
+    return lambda client: client.os in wanted
+
+
+def _names_client(names: FarmNames, test: _Test, _values: Sequence[str]) -> bool:
+    return any(test(client) for client in names.clients)
+
+
+def os_of(platform: str) -> str:
+    """Return `linux`, `windows` or `macosx` for a platform as clients name it (`linux-x86_64`, `macos-arm64`)."""
+    system = platform.split("-", 1)[0].lower()
+    return "macosx" if system == "macos" else system
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "hostname": Kind(_test_hostname, "on host {}", "there is no host {}", _names_client),
+    "hostname:name": Kind(_test_label, "called {}", "there is no client {}", _names_client),
+    "group": Kind(
+        _test_group, "in group {}", "there is no group {}", lambda names, _, values: not names.groups.isdisjoint(values)
+    ),
+    "os": Kind(_test_os, "on {}", "", lambda *_: True),
+}
+
+
+def conditions_from(values: Iterable[Mapping[str, Any]]) -> tuple[Condition, ...]:
+    """Return conditions for what a specification or a method gives: dicts of name, op and value."""
+    return tuple(Condition(value["name"], value["op"], value["value"]) for value in values)
+
+
+def conditions_as_dicts(conditions: Iterable[Condition]) -> list[dict[str, str]]:
+    """Return conditions as callers know them."""
+    return [{"type": "client", "name": c.name, "op": c.op, "value": c.value} for c in conditions]

@@ -1,0 +1,307 @@
+"""The queue's order, onto clients.
+
+Jobs are taken in order: priority, then the older root, then the older job. One that fits nowhere holds up nobody
+behind it, but one that has been first of its requirement for a while and needs more than any client has free gets
+clients held for it: those take only what comes before it, until they are empty enough. Holds are worked out anew each
+time, in order, so that they can neither leak nor lock each other out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from hqueue.matching.why import FitTable, lacks_room
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hqueue.matching.clients import ClientView
+    from hqueue.matching.requirement import Requirement
+    from hqueue.matching.units import Units
+
+_FIRST_PAGE: Final = 32
+_LARGEST_PAGE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Candidate:
+    """A runnable job; compares as the queue is ordered: priority, then the older root, then the older job."""
+
+    rank: tuple[int, int, int]  # (-priority, root id, job id)
+    requirement_id: int
+
+    @classmethod
+    def of(cls, job_id: int, requirement_id: int, priority: int, root_id: int) -> Candidate:
+        """Return the candidate for a job."""
+        return cls((-priority, root_id, job_id), requirement_id)
+
+    @property
+    def job_id(self) -> int:
+        """The job's id."""
+        return self.rank[2]
+
+
+class Waiting(Protocol):
+    """The runnable jobs of each requirement, in order; read only as far as a plan gets."""
+
+    def after(self, requirement_id: int, seen: int, most: int) -> Sequence[Candidate]:
+        """Return the next jobs after the first so many."""
+        ...
+
+
+class RunTimes(Protocol):
+    """How long clients have been at what they run; asked for only where somebody needs a client emptier."""
+
+    def since(self) -> Mapping[int, Sequence[int]]:
+        """Return when the open runs of each client were assigned, as milliseconds since 1970."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFor:
+    """The right of a job to have clients held."""
+
+    job_id: int
+    known_at_ms: int  # what was assigned to a client after this is no measure of how soon it will be free
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A job that is to run, and where; the command runs on the first client, the others are reserved."""
+
+    candidate: Candidate
+    clients: tuple[ClientView, ...]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What goes where, and which clients are kept for whom."""
+
+    placements: list[Placement] = field(default_factory=list)
+    holds: dict[int, tuple[int, ...]] = field(default_factory=dict)  # client ids by job id
+    ranks: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # of the jobs that clients are held for
+
+
+def needs_more_than_a_gap(wanted: Requirement) -> bool:
+    """Tell whether jobs that need less, coming again and again, could keep one with this requirement waiting for ever.
+
+    One that needs the least there is of everything takes what becomes free when it is first in order.
+    """
+    return wanted.several or wanted.alone or wanted.cpus > 1 or any(amount > 1 for _, amount in wanted.resources)
+
+
+def plan(
+    heads: Mapping[int, Candidate],
+    requirements: Mapping[int, Requirement],
+    clients: Sequence[ClientView],
+    units: Units,
+    *,
+    fits: FitTable,
+    waiting: Waiting,
+    holders: Mapping[int, HeldFor],
+    times: RunTimes,
+) -> Plan:
+    """Place jobs on clients, in the queue's order, as many as there is room for.
+
+    `heads` has the first job of each requirement that has any; `holders`, by requirement, who may have clients held.
+    """
+    return _Planner(requirements, clients, units, fits, waiting, holders, times).run(heads)
+
+
+class _Planner:
+    """One pass over the queue."""
+
+    def __init__(
+        self,
+        requirements: Mapping[int, Requirement],
+        clients: Sequence[ClientView],
+        units: Units,
+        fits: FitTable,
+        waiting: Waiting,
+        holders: Mapping[int, HeldFor],
+        times: RunTimes,
+    ) -> None:
+        self._requirements = requirements
+        self._open = [view for view in clients if not view.standing and not view.refused]
+        self._free = {view.id: view for view in self._open if view.free_cpus > 0}
+        self._units = units
+        self._fits = fits
+        self._waiting = waiting
+        self._holders = holders
+        self._times = times
+        self._rooms: dict[int, _Room] = {}
+        self._queues: dict[int, _Queue] = {}
+        self._plan = Plan()
+
+    def run(self, heads: Mapping[int, Candidate]) -> Plan:
+        line = sorted(heads.values())  # a sorted list is a heap
+        while line and (self._free or self._holders):
+            head = line[0]
+            key = head.requirement_id
+            clients = self._take(key)
+            if not clients:
+                heapq.heappop(line)  # room only shrinks during a plan: nothing behind it fits either
+                self._hold(head)
+                continue
+            self._plan.placements.append(Placement(head, clients))
+            for view in clients:
+                if view.free_cpus <= 0:
+                    del self._free[view.id]
+            following = self._following(key)
+            if following is None:
+                heapq.heappop(line)
+            else:
+                heapq.heapreplace(line, following)
+        return self._plan
+
+    def _following(self, key: int) -> Candidate | None:
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue(key, self._waiting)
+        return queue.next()
+
+    def _take(self, key: int) -> tuple[ClientView, ...]:
+        room = self._rooms.get(key)
+        if room is None:
+            wanted = self._requirements[key]
+            fitting = self._fits.fitting(key, wanted)
+            room = _Room(wanted, [view for view in self._free.values() if view.id in fitting], self._units)
+            self._rooms[key] = room
+        return room.take()
+
+    def _hold(self, head: Candidate) -> None:
+        """Keep clients for a job that found none, if it has the right to: all that it needs, or none."""
+        right = self._holders.get(head.requirement_id)
+        if right is None or right.job_id != head.job_id:
+            return
+        wanted = self._requirements[head.requirement_id]
+        if self._units.impossible(wanted):
+            return
+        fitting = self._fits.fitting(head.requirement_id, wanted)
+        doing = [view for view in self._open if view.id in fitting]
+        if len(doing) < wanted.min_hosts:
+            return  # emptier clients would not help it
+        able = [view for view in doing if not view.held and not self._units.lacking(wanted, (view,))]
+        soonest = _Soonest(wanted, self._units, self._times.since(), right.known_at_ms)
+        chosen = sorted(able, key=soonest.key)[: wanted.min_hosts]
+        if len(chosen) < wanted.min_hosts or self._units.lacking(wanted, chosen):
+            if wanted.resources:
+                # First what is counted: clients that stand empty for want of a licence are of no use to anybody.
+                self._units.reserve(wanted)
+            return
+        for view in chosen:
+            view.held = True
+        self._units.reserve(wanted, chosen)
+        self._plan.holds[head.job_id] = tuple(view.id for view in chosen)
+        self._plan.ranks[head.job_id] = head.rank
+
+
+class _Soonest:
+    """Orders clients by how soon they may have room.
+
+    What has run long is expected to run long: first come clients that have room already, then those whose oldest run
+    is the youngest. Runs that began after the moment at which the order was first made up come last, so that a client
+    that is held, and gets no new ones, stays the one that is held.
+    """
+
+    def __init__(
+        self,
+        wanted: Requirement,
+        units: Units,
+        since: Mapping[int, Sequence[int]],
+        known_at_ms: int,
+    ) -> None:
+        self._wanted = wanted
+        self._units = units
+        self._since = since
+        self._known_at_ms = known_at_ms
+
+    def key(self, view: ClientView) -> tuple[bool, int, int, int]:
+        """Return what to sort a client by."""
+        last = view.id in self._wanted.last
+        if not lacks_room(self._wanted, view, self._units):
+            return last, 0, 0, view.id
+        assigned = self._since.get(view.id, ())
+        if view.fresh or not assigned or max(assigned) > self._known_at_ms:
+            return last, 2, max(assigned, default=0), view.id
+        return last, 1, -min(assigned), view.id
+
+
+class _Queue:
+    """The jobs of a requirement behind its first, read in pages that grow."""
+
+    def __init__(self, key: int, waiting: Waiting) -> None:
+        self._key = key
+        self._waiting = waiting
+        self._page: Sequence[Candidate] = ()
+        self._place = 0
+        self._seen = 1
+        self._size = _FIRST_PAGE
+        self._more = True
+
+    def next(self) -> Candidate | None:
+        """Return the next job, None after the last."""
+        if self._place == len(self._page):
+            if not self._more:
+                return None
+            self._page = self._waiting.after(self._key, self._seen, self._size)
+            self._more = len(self._page) == self._size
+            self._seen += len(self._page)
+            self._size = min(2 * self._size, _LARGEST_PAGE)
+            self._place = 0
+            if not self._page:
+                return None
+        found = self._page[self._place]
+        self._place += 1
+        return found
+
+
+class _Room:
+    """The clients that would do for one requirement, best first.
+
+    Room only shrinks during a plan, so a client that lacks room is dropped for good. The order of those on which other
+    requirements have placed jobs meanwhile is put right when they come up.
+    """
+
+    def __init__(self, wanted: Requirement, clients: Sequence[ClientView], units: Units) -> None:
+        self._wanted = wanted
+        self._units = units
+        self._last = frozenset(wanted.last)
+        self._heap = [(*self._key(view), view.id, view) for view in clients if not lacks_room(wanted, view, units)]
+        heapq.heapify(self._heap)
+
+    def _key(self, view: ClientView) -> tuple[bool, float]:
+        if self._wanted.alone:
+            return view.id in self._last, -view.facts.speed * view.facts.cpus  # the fastest: it has it to itself
+        return view.id in self._last, view.free_cpus  # the one it leaves least idle
+
+    def take(self) -> tuple[ClientView, ...]:
+        """Place one job; return its clients, none when too few have room."""
+        wanted, found = self._wanted, self._best(self._wanted.max_hosts)
+        while len(found) >= wanted.min_hosts and self._units.lacking(wanted, found):
+            found.pop()
+        if len(found) < wanted.min_hosts:
+            return ()
+        for view in found:
+            self._units.take(wanted, view, first=view is found[0])
+            view.occupy(wanted)
+            view.fresh = True
+            if view.free_cpus > 0:
+                heapq.heappush(self._heap, (*self._key(view), view.id, view))
+        return tuple(found)
+
+    def _best(self, most: int) -> list[ClientView]:
+        """Take the best clients that have room off the heap."""
+        found: list[ClientView] = []
+        while self._heap and len(found) < most:
+            *key, _, view = heapq.heappop(self._heap)
+            if lacks_room(self._wanted, view, self._units):
+                continue
+            now = self._key(view)
+            if tuple(key) == now:
+                found.append(view)
+            else:
+                heapq.heappush(self._heap, (*now, view.id, view))
+        return found

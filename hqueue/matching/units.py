@@ -1,0 +1,91 @@
+"""Resources that are counted: how much of each there is, and how much is in use.
+
+Use is derived from what runs, never counted apart: `take` is told of every open run before a plan begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hqueue.matching.clients import ClientView
+    from hqueue.matching.requirement import Requirement
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource as somebody has set it up."""
+
+    maximum: int | None  # None: as much as anybody wants
+    per_machine: bool  # a client takes it once, the largest amount among its jobs
+
+
+class Units:
+    """The resources of a farm, and what is in use."""
+
+    def __init__(self, resources: Mapping[str, Resource]) -> None:
+        self._resources = resources
+        self.used: dict[str, int] = dict.fromkeys(resources, 0)
+        self._reserved: dict[str, int] = {}  # for a job that comes before whatever is asked about
+
+    def take(self, requirement: Requirement, client: ClientView, *, times: int = 1, first: bool = True) -> None:
+        """Note that jobs run on a client; with `first` False it is another client of a job that was noted."""
+        for name, amount in requirement.resources:
+            kind = self._resources.get(name)
+            if kind is None:
+                continue
+            if not kind.per_machine:
+                if first:
+                    self.used[name] += amount * times
+            elif amount > client.units.get(name, 0):
+                self.used[name] += amount - client.units.get(name, 0)
+                client.units[name] = amount
+
+    def reserve(self, requirement: Requirement, clients: Sequence[ClientView] = ()) -> None:
+        """Keep for a job what it will need, on these clients or on clients that hold nothing yet."""
+        for name, amount in requirement.resources:
+            kind = self._resources[name]
+            wanted = _wanted(kind, name, amount, clients, 0 if clients else requirement.min_hosts)
+            self._reserved[name] = self._reserved.get(name, 0) + wanted
+
+    def lacking(self, requirement: Requirement, clients: Sequence[ClientView]) -> str:
+        """Return the first resource of which a job on these clients needs more than is left, "" where all is there."""
+        for name, amount in requirement.resources:
+            kind = self._resources.get(name)
+            if kind is None:
+                return name
+            if kind.maximum is None:
+                continue
+            wanted = _wanted(kind, name, amount, clients, 0)
+            taken = self.used[name] + (self._reserved.get(name, 0) if wanted else 0)
+            if taken + wanted > kind.maximum:  # also where the maximum was lowered below what is in use: it drains
+                return name
+        return ""
+
+    def impossible(self, requirement: Requirement) -> str:
+        """Return the first resource of which there is too little even when nothing is in use, else ""."""
+        for name, amount in requirement.resources:
+            kind = self._resources.get(name)
+            if kind is None:
+                return name
+            if kind.maximum is not None and _wanted(kind, name, amount, (), requirement.min_hosts) > kind.maximum:
+                return name
+        return ""
+
+    def said(self, name: str, requirement: Requirement) -> str:
+        """Return why a resource lacks, as people say it."""
+        kind = self._resources.get(name)
+        if kind is None:
+            return f"nobody has created the resource {name}"
+        amount = dict(requirement.resources)[name]
+        return f"{name}: {self.used[name]} of {kind.maximum} in use, {amount} wanted"
+
+
+def _wanted(kind: Resource, name: str, amount: int, clients: Sequence[ClientView], others: int) -> int:
+    """Return how much more a job takes: once, or once for each client that does not hold it, and so many others."""
+    if not kind.per_machine:
+        return amount
+    return others * amount + sum(max(0, amount - client.units.get(name, 0)) for client in clients)

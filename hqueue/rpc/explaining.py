@@ -1,0 +1,174 @@
+"""Why jobs wait, as `explainJob`, `waitingFor` and `uiStatus` say it: worked out when somebody asks."""
+# ruff: noqa: N802 - methods have the names that they have on the wire
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue.lifecycle.farmview import FarmReader, farm_names
+from hqueue.matching import Explanation, explain
+from hqueue.rpc import arguments
+from hqueue.rpc.method import exposed
+from hqueue.schema import job, resource
+from hqueue.states import JobStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hqueue.clock import Clock
+    from hqueue.lifecycle.farmview import FarmView
+    from hqueue.matching import FarmNames, Requirement
+    from hqueue.roster import Roster
+    from hqueue.store import Store
+
+_MOST_AHEAD: Final = 1_000_000
+_WAITS: Final = {
+    JobStatus.PAUSED: "waits for somebody to resume it",
+    JobStatus.ABANDONED: "waits for its client to come back",
+}
+
+
+class Explainer:
+    """What keeps the jobs of one call from the farm's clients; the farm is read when the first job needs it."""
+
+    def __init__(self, connection: sa.Connection, reader: FarmReader, roster: Roster, rows: Sequence[Any]) -> None:
+        self._connection = connection
+        self._rows = rows
+        self._reader = reader
+        self._holds = roster.holds
+        self._found: dict[tuple[int, frozenset[int]], Explanation] = {}
+
+    @cached_property
+    def farm(self) -> FarmView:
+        """The farm's clients and resources."""
+        return self._reader.read(self._connection)
+
+    @cached_property
+    def _names(self) -> FarmNames:
+        return farm_names(self._connection, self.farm.clients)
+
+    def requirement(self, row: Any) -> Requirement:
+        """Return what a job needs, by its row."""
+        return self._requirements[row.requirement_id]
+
+    @cached_property
+    def _requirements(self) -> Mapping[int, Requirement]:
+        return self._reader.requirements(self._connection, {row.requirement_id for row in self._rows})
+
+    def clients(self, row: Any) -> Explanation:
+        """Return why each client does not take a job that waits."""
+        held = self._held_for_others(row)
+        key = (row.requirement_id, held)
+        if key not in self._found:
+            farm = self.farm
+            for view in farm.clients:
+                view.held = view.id in held
+            self._found[key] = explain(self.requirement(row), farm.clients, farm.units, self._names)
+        return self._found[key]
+
+    def waits_for(self, row: Any) -> str:
+        """Return in a sentence what a job waits for, "" for one that does not wait."""
+        if row.status == JobStatus.RUNNABLE:
+            return self.clients(row).summary
+        if row.status == JobStatus.QUEUED:
+            count, total = row.children_unsettled, row.children_total
+            what = f"{count} of its {total} children to finish" if count else "its children to be rescheduled"
+            return f"waits for {what}"
+        return _WAITS.get(JobStatus(row.status), "")
+
+    def clients_on_hold(self, job_id: int) -> list[dict[str, Any]]:
+        """Return the clients that the latest tick kept for a job."""
+        _, client_ids = self._holds.get(job_id, (None, ()))
+        if not client_ids:
+            return []
+        facts = {view.id: view.facts for view in self._reader.clients(self._connection)}
+        return [
+            {"id": each, "hostname": facts[each].hostname, "name": facts[each].name}
+            for each in client_ids
+            if each in facts
+        ]
+
+    def _held_for_others(self, row: Any) -> frozenset[int]:
+        """Return the clients that are kept for jobs that come before."""
+        if not self._holds:
+            return frozenset()
+        rank = (-row.priority, row.root_id, row.id)
+        return frozenset(each for before, clients in self._holds.values() if before < rank for each in clients)
+
+
+def resources_of(connection: sa.Connection, wanted: Requirement, farm: FarmView) -> list[dict[str, Any]]:
+    """Return how it stands with the resources that a job wants."""
+    rows = {row.name: row for row in connection.execute(sa.select(resource))}
+    return [
+        {
+            "name": name,
+            "wanted": amount,
+            "max": rows[name].maximum if name in rows else 0,
+            "used": farm.units.used.get(name, 0),
+            "perMachine": bool(rows[name].per_machine) if name in rows else False,
+            "known": name in rows,
+        }
+        for name, amount in wanted.resources
+    ]
+
+
+def jobs_ahead(connection: sa.Connection, row: Any) -> int:
+    """Return how many runnable jobs come before a job in the queue's order."""
+    before = sa.or_(
+        job.c.priority > row.priority,
+        sa.and_(job.c.priority == row.priority, job.c.root_id < row.root_id),
+        sa.and_(job.c.priority == row.priority, job.c.root_id == row.root_id, job.c.id < row.id),
+    )
+    query = sa.select(job.c.id).where(job.c.status == JobStatus.RUNNABLE, before).limit(_MOST_AHEAD)
+    return int(connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one())
+
+
+class Explanations:
+    """The method that says why a job waits."""
+
+    def __init__(self, *, store: Store, roster: Roster, clock: Clock) -> None:
+        self._store = store
+        self._roster = roster
+        self._reader = FarmReader(roster, clock)
+
+    @exposed()
+    def explainJob(self, job_id: Any) -> dict[str, Any] | None:
+        """Return why a job waits, None for an unknown id.
+
+        Shapes: {summary, clients: {total, free, reasons: [{reason, count, examples}]}, resources: [{name, wanted,
+        max, used, perMachine, known}], ahead}. Each client counts once, under the first reason that holds, so that
+        free and the counts add up to total. ahead: runnable jobs that come before it. For a job that does not wait
+        the summary says so, and the rest is empty.
+        Source: ours.
+        """
+        key = arguments.one_id(job_id, "job_id")
+        with self._store.reading() as connection:
+            row = connection.execute(_EXPLAINED, {"wanted": key}).one_or_none()
+            if row is None:
+                return None
+            explainer = Explainer(connection, self._reader, self._roster, [row])
+            if row.status not in _WAITING:
+                nobody = {"total": 0, "free": 0, "reasons": []}
+                summary = explainer.waits_for(row) or f"does not wait: it is {row.status}"
+                return {"summary": summary, "clients": nobody, "resources": [], "ahead": 0}
+            return {
+                "summary": explainer.waits_for(row),
+                "clients": explainer.clients(row).as_dict(),
+                "resources": resources_of(connection, explainer.requirement(row), explainer.farm),
+                "ahead": jobs_ahead(connection, row),
+            }
+
+
+_WAITING: Final = frozenset({JobStatus.RUNNABLE, JobStatus.QUEUED})
+_EXPLAINED: Final = sa.select(
+    job.c.id,
+    job.c.status,
+    job.c.requirement_id,
+    job.c.priority,
+    job.c.root_id,
+    job.c.children_total,
+    job.c.children_unsettled,
+).where(job.c.id == sa.bindparam("wanted"))

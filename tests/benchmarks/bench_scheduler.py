@@ -1,0 +1,208 @@
+"""The scheduler: the pure plan, decisions persisted, and what a tick costs with a long queue."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+from concurrent.futures import Future
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from hqueue import database
+from hqueue.clock import SystemClock
+from hqueue.lifecycle.requirements import requirement_id
+from hqueue.matching import Candidate, ClientFacts, ClientView, Condition, FitTable, Requirement, Units, plan
+from hqueue.schema import client, counter, job, job_spec, run
+from hqueue.store import Store
+from tests.benchmarks.rows import Row
+from tests.storefarm import StoreFarm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+GROUPS = 20
+FREED = 100
+
+
+def requirements(count: int) -> list[Requirement]:
+    """Return different requirements; every client meets a tenth of them or so."""
+    return [
+        Requirement(
+            conditions=(Condition("group", "==", f"group{number % GROUPS}"),), cpus=1 + number // GROUPS % 3 // 2
+        )
+        if number % 2
+        else Requirement(conditions=(Condition("hostname", "!=", f"host{number}"),))
+        for number in range(count)
+    ]
+
+
+class _Waiting:
+    def __init__(self, queues: Mapping[int, Sequence[Candidate]]) -> None:
+        self.queues = queues
+
+    def after(self, requirement_id: int, seen: int, most: int) -> Sequence[Candidate]:
+        return self.queues[requirement_id][seen : seen + most]
+
+    def since(self) -> dict[int, list[int]]:
+        return {}
+
+
+def run_plan(jobs: int, clients: int) -> float:
+    """Return the milliseconds of a pass that places all of so many jobs on clients of 10 CPUs."""
+    wanted = dict(enumerate(requirements(200)))
+    queues: dict[int, list[Candidate]] = {key: [] for key in wanted}
+    for number in range(jobs):
+        key = number // 25 % 200  # a submission has some frames alike
+        queues[key].append(Candidate.of(number, key, 0, number // 25))
+    heads = {key: queue[0] for key, queue in queues.items() if queue}
+    facts = [
+        ClientFacts(number, f"host{number}", "", "linux", frozenset({f"group{number % GROUPS}"}), 12)
+        for number in range(clients)
+    ]
+    fits, waiting, figures = FitTable(), _Waiting(queues), []
+    fits.renew(facts)
+    for _ in range(5):
+        views = [ClientView(each) for each in facts]
+        began = perf_counter()
+        made = plan(heads, wanted, views, Units({}), fits=fits, waiting=waiting, holders={}, times=waiting)
+        figures.append(perf_counter() - began)
+        assert len(made.placements) == jobs, len(made.placements)
+    return 1000 * min(figures)
+
+
+class Farm:
+    """A store with a long queue and a full farm."""
+
+    def __init__(self, folder: Path, clients: int, jobs: int, kinds: int, cpus: int = 4) -> None:
+        url = f"sqlite:///{folder}/{jobs}.db"
+        engine = database.create_engine(url, pool_size=1, max_overflow=0)
+        database.upgrade(engine)
+        engine.dispose()
+        self.store = Store(url, clock=SystemClock())
+        self.store.open()
+        self.farm = StoreFarm(self.store, SystemClock())  # type: ignore[arg-type]
+        self.machines = [self.farm.machine(f"host{number}", cpus, silent=True) for number in range(clients)]
+        with self.store.writing() as session:
+            self._insert(session, jobs, kinds)
+
+    def _insert(self, session: Any, jobs: int, kinds: int) -> None:
+        rows = [_client(number, machine.cpus) for number, machine in enumerate(self.machines, 1)]
+        session.connection.execute(sa.insert(client), rows)
+        keys = [requirement_id(session, each, {}) for each in requirements(kinds)]
+        columns = _columns(job)
+        for start in range(0, jobs, 10_000):
+            numbers = range(start + 1, min(start + 10_000, jobs) + 1)
+            roots = [number - (number - 1) % 25 for number in numbers]
+            session.connection.execute(
+                sa.insert(job),
+                [
+                    columns
+                    | {
+                        "id": number,
+                        "root_id": root,
+                        "is_root": number == root,
+                        "status": "runnable",
+                        "requirement_id": keys[root % kinds],
+                        "has_command": True,
+                        "name": "frame",
+                    }
+                    for number, root in zip(numbers, roots, strict=True)
+                ],
+            )
+            spec = _columns(job_spec) | {"command_json": '"true"', "environment_json": "{}", "tags_json": "[]"}
+            session.connection.execute(sa.insert(job_spec), [spec | {"job_id": number} for number in numbers])
+        session.connection.execute(sa.update(counter).where(counter.c.name == "job").values(value=jobs))
+
+    def free(self, slots: int) -> None:
+        """Let the oldest runs end, as if their clients had said so."""
+        with self.store.writing(durable=False) as session:
+            query = sa.select(run.c.id, run.c.job_id).where(run.c.open_job_id > 0).order_by(run.c.id).limit(slots)
+            rows = session.connection.execute(query).all()
+            ended = [row.job_id for row in rows]
+            closed = {"closed_at": session.now_ms, "open_job_id": None, "outcome": "exited"}
+            session.connection.execute(sa.update(run).where(run.c.job_id.in_(ended)).values(closed))
+            done = {"status": "succeeded", "ended_at": session.now_ms, "run_id": None, "command_done": True}
+            session.connection.execute(sa.update(job).where(job.c.id.in_(ended)).values(done))
+
+    def tick(self) -> tuple[float, int]:
+        """Return the seconds of a tick, and how many jobs it assigned."""
+        told: Future[None] = Future()
+        self.farm.scheduler.await_tick(told)
+        began = perf_counter()
+        counts = self.farm.scheduler.tick()
+        return perf_counter() - began, counts.assigned
+
+
+def _columns(table: sa.Table) -> dict[str, Any]:
+    """Return a row of zeros."""
+    plain: dict[type, Any] = {int: 0, float: 0.0, str: "", bool: False}
+    return {
+        column.name: None if column.nullable else plain[column.type.python_type]
+        for column in table.columns
+        if not column.primary_key
+    }
+
+
+def _client(number: int, cpus: int) -> dict[str, Any]:
+    return _columns(client) | {
+        "id": number,
+        "label_key": f"host{number}:",
+        "hostname": f"host{number}",
+        "cpus": cpus,
+        "platform": "linux-x86_64",
+        "machine_json": "{}",
+        "rules_json": "[]",
+    }
+
+
+def run_ticks(folder: Path, jobs: int, clients: int, kinds: int) -> tuple[float, float]:
+    """Return the decisions per second of the tick that fills an empty farm, and the ms of one with 100 freed slots."""
+    bench = Farm(folder, clients, jobs, kinds)
+    try:
+        seconds, assigned = bench.tick()
+        figures = []
+        for _ in range(7):
+            bench.free(FREED)
+            took, filled = bench.tick()
+            assert filled, "nothing was assigned"
+            figures.append(took)
+        return assigned / seconds, 1000 * statistics.median(figures)
+    finally:
+        bench.store.close()
+
+
+def run_small(folder: Path) -> float:
+    """Return the milliseconds of a tick that assigns a job on a farm with one client."""
+    bench = Farm(folder, 1, 500, 1, cpus=1)
+    try:
+        bench.tick()
+        figures = []
+        for _ in range(200):
+            bench.free(1)
+            figures.append(bench.tick()[0])
+        return 1000 * statistics.median(figures)
+    finally:
+        bench.store.close()
+
+
+def run(scale: float) -> list[Row]:
+    """Measure."""
+    folder = Path(tempfile.mkdtemp(prefix="hqueue-bench-"))
+    try:
+        clients = max(10, int(1000 * scale))
+        placed = run_plan(max(100, int(10_000 * scale)), clients)
+        decisions, few = run_ticks(folder, max(5 * clients, int(10_000 * scale)), clients, 200)
+        _, many = run_ticks(folder, max(10 * clients, int(1_000_000 * scale)), clients, 200)
+        small = run_small(folder)
+    finally:
+        shutil.rmtree(folder)
+    return [
+        Row("plan of 10,000 jobs on 1,000 clients", placed, "ms", note="goal 25"),
+        Row("decisions persisted", decisions, "/s", note="one tick that fills 4,000 slots; goal 50,000"),
+        Row("tick that fills 100 slots, 1,000,000 queued", many, "ms", few, "baseline 10,000 queued; goal 2"),
+        Row("tick that fills a slot, one client", small, "ms"),
+    ]

@@ -1,0 +1,232 @@
+"""Clients on which jobs fail: tried last, blocked for a root, resting after a refusal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hqueue import scheduler
+from hqueue.lifecycle import Action, failures
+from tests.store.scheduling import explained, started, tick
+from tests.storefarm import StoreFarm, settings
+
+if TYPE_CHECKING:
+    from hqueue.store import Store
+    from tests.fakes import FakeClock
+    from tests.storefarm import Machine
+
+
+def tree(farm: StoreFarm, count: int, **more: Any) -> tuple[int, list[int]]:
+    """Return a root and its frames."""
+    frame = {"name": "Bild", "command": "x", **more}
+    root, *frames = farm.submit({"name": "Szene", "children": [frame] * count})
+    return root, frames
+
+
+def fail(farm: StoreFarm, machine: Machine, times: int) -> list[int]:
+    """Let so many jobs fail on a machine, the oldest first."""
+    failed = []
+    for _ in range(times):
+        tick(farm)
+        machine.beat()
+        failed.append(min(machine.jobs))
+        machine.end(failed[-1], 1)
+    return failed
+
+
+class TestTriedLast:
+    @pytest.mark.parametrize("how", ["fail", "refuse", "lose"])
+    def test_where_a_job_failed_it_goes_only_when_nothing_else_has_room(self, farm: StoreFarm, how: str) -> None:
+        bad, good = farm.machine("farm-a", 2), farm.machine("farm-b", 8)
+        job_id = farm.add(triesLeft=3)
+        other = farm.add()
+        farm.tick()
+        bad.beat()
+        assert bad.jobs == [job_id, other]  # the one it leaves least idle on
+        {"fail": lambda: bad.end(job_id, 1), "refuse": lambda: bad.refuse(job_id), "lose": lambda: bad.lose(job_id)}[
+            how
+        ]()
+        tick(farm)
+        assert farm.run(job_id).client_id == good.id
+        good.beat()
+        good.end(job_id, 1)
+        tick(farm, 12)
+        if how != "refuse":  # that one rests for a while
+            assert farm.run(job_id).client_id == bad.id  # it failed on both, and there it leaves least idle
+
+    def test_a_rescued_job_too(self, farm: StoreFarm) -> None:
+        bad, good = farm.machine("farm-a", 1), farm.machine("farm-b", 8)
+        job_id = farm.add()
+        farm.tick()
+        bad.beat()
+        bad.vanish()
+        bad.reboot()
+        tick(farm)
+        assert farm.run(job_id).client_id == good.id
+
+    def test_a_reschedule_forgets_it(self, farm: StoreFarm) -> None:
+        bad, good = farm.machine("farm-a", 1), farm.machine("farm-b", 8)
+        job_id = farm.add(triesLeft=1)
+        fail(farm, bad, 1)
+        tick(farm)
+        good.beat()
+        good.end(job_id, 1)
+        farm.act(Action.RESCHEDULE, job_id)
+        tick(farm)
+        assert farm.run(job_id).client_id == bad.id
+
+
+class TestBlocked:
+    def test_after_three_failures_of_a_root(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        root, frames = tree(farm, 6)
+        other_root, (other,) = tree(farm, 1, priority=0)
+        assert fail(farm, bad, 3) == frames[:3]
+        tick(farm)
+        assert started(farm, *frames) == []
+        assert started(farm, other) == [other]  # it is blocked for that root only
+        bad.beat()
+        bad.end(other)
+        tick(farm, 3)
+        assert started(farm, *frames) == []
+        found = explained(farm, frames[3])
+        assert [each.reason for each in found.reasons] == ["blocked: too many jobs of this tree failed there"]
+        assert found.summary == "waits for a client: 1 blocked after failures"
+        assert (
+            "note",
+            "queued",
+            "client farm-a is blocked for this job and those below it: they failed there 3 times",
+        ) in farm.log(root)
+        good = farm.machine("farm-b", 1)
+        tick(farm)
+        assert farm.run(frames[3]).client_id == good.id
+        assert other_root
+
+    def test_tries_count_as_failures(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        job_id = farm.add(triesLeft=5)
+        fail(farm, bad, 3)
+        tick(farm, 3)
+        assert farm.status(job_id) == "runnable"
+        assert explained(farm, job_id).free == 0
+
+    def test_frames_that_come_later(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        root, _ = tree(farm, 4)
+        fail(farm, bad, 3)
+        tick(farm)
+        late = farm.submit({"name": "spät", "command": "x"}, root)[0]
+        tick(farm, 2)
+        assert farm.status(late) == "runnable"
+
+    def test_a_reschedule_forgets_the_jobs_own_failures(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 5)
+        fail(farm, bad, 3)
+        tick(farm)
+        assert started(farm, *frames) == []
+        farm.act(Action.RESCHEDULE, frames[1])
+        tick(farm)
+        assert started(farm, *frames) == [frames[1]]
+
+    def test_one_that_was_settled_meanwhile(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 5)
+        farm.tick()
+        bad.beat()
+        bad.end(frames[0])
+        fail(farm, bad, 3)
+        tick(farm)
+        farm.act(Action.RESCHEDULE, frames[0])  # it succeeded before the client was blocked
+        tick(farm, 2)
+        assert farm.status(frames[0]) == "runnable"
+
+    @pytest.mark.parametrize(("limit", "runs"), [("0", 8), ("1", 1), ("5", 5)])
+    def test_as_often_as_configured(self, store: Store, clock: FakeClock, limit: str, runs: int) -> None:
+        farm = StoreFarm(store, clock, settings(max_client_failures=limit))
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 8)
+        fail(farm, bad, runs)
+        tick(farm, 2)
+        assert [farm.status(each) for each in frames].count("failed") == runs
+        assert started(farm, *frames) == []
+
+    def test_another_limit_holds_from_the_next_start_on(self, store: Store, clock: FakeClock) -> None:
+        farm = StoreFarm(store, clock)
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 8)
+        fail(farm, bad, 3)
+        tick(farm)
+        assert started(farm, *frames) == []
+        farm.scheduler = scheduler.Scheduler(store, farm.roster, clock, settings(max_client_failures="4"))
+        tick(farm)
+        assert started(farm, *frames) == [frames[3]]
+
+    def test_thousands_move_in_small_steps_and_hide_nobody(
+        self, sqlite_farm: StoreFarm, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(failures, "STEP", 20)
+        farm = sqlite_farm
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 200)
+        behind = farm.add()
+        fail(farm, bad, 3)
+        farm.tick()  # the root's jobs are on the move; this one is behind them in order, and is not theirs
+        assert started(farm, *frames) == []
+        assert farm.status(behind) == "running"
+        with farm.store.reading() as connection:
+            assert failures.pending_roots(connection)
+        good = farm.machine("farm-b", 4)
+        steps = 0
+        while not started(farm, *frames):
+            farm.tick()
+            steps += 1
+            assert steps < 15
+        assert {farm.run(each).client_id for each in started(farm, *frames)} == {good.id}
+
+    def test_a_failure_between_the_snapshot_and_the_assignment(self, sqlite_farm: StoreFarm) -> None:
+        farm = sqlite_farm
+        bad = farm.machine("farm-a", 2)
+        _, frames = tree(farm, 6)
+        tick(farm)
+        bad.beat()
+        original = farm.scheduler._still_there
+
+        def fail_first(session: Any, placements: Any) -> Any:
+            for _ in range(3):
+                failures.count_failure(session, frames[0], bad.id)
+            return original(session, placements)
+
+        bad.end(frames[0])
+        farm.scheduler._still_there = fail_first  # type: ignore[method-assign]
+        assert farm.tick().assigned == 0
+        farm.scheduler._still_there = original  # type: ignore[method-assign]
+        tick(farm)
+        assert started(farm, *frames) == [frames[1]]
+
+
+class TestRefusals:
+    def test_the_pauses_grow(self, farm: StoreFarm) -> None:
+        """A client that refuses everything gets a job after 10 s, 20 s, … at most 300 s: it does not spin a tick."""
+        machine = farm.machine("farm-a", 1)
+        job_id = farm.add()
+        pauses, last = [], farm.clock.monotonic()
+        while len(pauses) < 7:
+            tick(farm)
+            if machine.beat().assignments:
+                pauses.append(round(farm.clock.monotonic() - last))
+                last = farm.clock.monotonic()
+                machine.refuse(job_id)
+        assert pauses[1:] == [10, 20, 40, 80, 160, 300]
+        assert "resting after a refusal" in explained(farm, job_id).summary
+
+    def test_others_get_its_jobs_meanwhile(self, farm: StoreFarm) -> None:
+        bad, good = farm.machine("farm-a", 1), farm.machine("farm-b", 4)
+        job_id, other = farm.add(), farm.add()
+        farm.tick()
+        bad.beat()
+        good.beat()
+        bad.refuse(job_id)
+        tick(farm)
+        assert farm.run(job_id).client_id == farm.run(other).client_id == good.id

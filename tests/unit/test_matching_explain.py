@@ -1,0 +1,152 @@
+"""Why a job waits, as an artist reads it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hqueue.matching import ClientFacts, ClientView, Condition, FarmNames, Requirement, Standing, Units, explain
+from hqueue.matching.units import Resource
+
+SIM = (Condition("group", "==", "sim"),)
+FULL = Requirement(cpus=4)
+
+
+def clients(count: int, *jobs: Requirement, standing: Standing = Standing.TAKES_WORK, **more: Any) -> list[ClientView]:
+    state = {name: more.pop(name) for name in ("refused", "held") if name in more}
+    made = []
+    for number in range(1, count + 1):
+        given = {"os": "linux", "groups": frozenset({"sim"}), "cpus": 4} | more
+        one = ClientView(ClientFacts(number, f"farm{number:02}", name="", **given), standing, **state)
+        for each in jobs:
+            one.occupy(each)
+        made.append(one)
+    return made
+
+
+def why(wanted: Requirement, *some: list[ClientView], units: Units | None = None, groups: str = "sim fx") -> Any:
+    every = [client for part in some for client in part]
+    names = FarmNames(frozenset(groups.split()), [client.facts for client in every])
+    found = explain(wanted, every, units or Units({}), names)
+    assert found.free + sum(each.count for each in found.reasons) == found.total == len(every)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "farm", "sentence"),
+    [
+        (
+            Requirement(conditions=SIM),
+            [clients(12, FULL), clients(3, standing=Standing.DISABLED)],
+            "waits for a client: 12 in group sim, all busy; 3 disabled",
+        ),
+        (Requirement(), [clients(5)], "waits for its turn: 5 clients have room"),
+        (Requirement(), [clients(1)], "waits for its turn: 1 client has room"),
+        (Requirement(), [], "waits for a client: the farm has none"),
+        (Requirement(), [clients(2, FULL)], "waits for a client: 2 clients, all busy"),
+        (Requirement(), [clients(1, FULL)], "waits for a client: 1 client, busy"),
+        (Requirement(), [clients(2, standing=Standing.LOST)], "waits for a client: 2 lost"),
+        (
+            Requirement(),
+            [
+                clients(1, standing=Standing.LOST),
+                clients(2, standing=Standing.TERMINATING),
+                clients(3, standing=Standing.CONDEMNED),
+                clients(1, standing=Standing.CLOSED),
+                clients(2, standing=Standing.DISABLED),
+            ],
+            "waits for a client: 1 lost; 2 terminating; 3 condemned; 2 disabled; 1 outside its hours",
+        ),
+        (
+            Requirement(conditions=SIM),
+            [clients(3, groups=frozenset({"fx"})), clients(1, standing=Standing.DISABLED)],
+            "waits for a client: 3 not in group sim; 1 disabled",
+        ),
+        (
+            Requirement(conditions=(Condition("group", "in", "simm, licht"),)),
+            [clients(3)],
+            "waits for a client: there is no group simm or licht",
+        ),
+        (
+            Requirement(conditions=(Condition("hostname", "==", "farm99"),)),
+            [clients(3)],
+            "waits for a client: there is no host farm99",
+        ),
+        (
+            Requirement(conditions=(Condition("hostname:name", "==", "farm99:gpu"),)),
+            [clients(3), clients(1, standing=Standing.LOST)],
+            "waits for a client: there is no client farm99:gpu; 1 lost",
+        ),
+        (
+            Requirement(platforms=("windows",)),
+            [clients(3)],
+            "waits for a client: the command is given for windows only",
+        ),
+        (Requirement(cpus=64), [clients(3)], "waits for a client: 3 with too few CPUs: 64 wanted"),
+        (Requirement(blocked=(1, 2)), [clients(2)], "waits for a client: 2 blocked after failures"),
+        (Requirement(), [clients(2, refused=True)], "waits for a client: 2 clients, all resting after a refusal"),
+        (Requirement(), [clients(2, held=True)], "waits for a client: 2 clients, all on hold for another job"),
+        (
+            Requirement(conditions=SIM, platforms=("linux",)),
+            [clients(2, held=True), clients(1, FULL), clients(1, refused=True)],
+            "waits for a client: 4 on linux and in group sim: "  # noqa: ISC004 - one sentence
+            "1 resting after a refusal, 2 on hold for another job, 1 busy",
+        ),
+        (
+            Requirement(singles=("single",)),
+            [clients(2, Requirement())],
+            "waits for a client: 2 clients, all wanted alone, and jobs run there",
+        ),
+        (
+            Requirement(min_hosts=3, max_hosts=4, conditions=SIM),
+            [clients(2), clients(1, FULL)],
+            "waits for 3 clients at once: 3 in group sim: 2 free, 1 busy",
+        ),
+        (
+            Requirement(min_hosts=3, max_hosts=4),
+            [clients(2)],
+            "waits for 3 clients at once: 2 clients, all free",
+        ),
+    ],
+)
+def test_the_sentence(wanted: Requirement, farm: list[list[ClientView]], sentence: str) -> None:
+    found = why(wanted, *farm)
+    assert found.summary == sentence
+    assert not found.lacks_resource
+
+
+def test_a_resource() -> None:
+    units = Units({"nuke": Resource(2, per_machine=False)})
+    farm = clients(3)
+    units.take(Requirement(resources=(("nuke", 2),)), farm[0])
+    found = why(Requirement(resources=(("nuke", 1),)), farm, units=units)
+    assert found.summary == "waits for a resource: nuke: 2 of 2 in use, 1 wanted"
+    assert found.lacks_resource
+
+
+def test_a_resource_lacks_only_where_a_client_would_take_the_job() -> None:
+    units = Units({"nuke": Resource(2, per_machine=False)})
+    farm = clients(2, FULL)
+    units.take(Requirement(resources=(("nuke", 2),)), farm[0])
+    found = why(Requirement(resources=(("nuke", 1),)), farm, units=units)
+    assert found.summary == "waits for a client: 2 clients, all busy"
+    assert not found.lacks_resource
+
+
+def test_a_resource_that_can_never_be_had_is_named_whatever_the_clients_do() -> None:
+    found = why(Requirement(resources=(("niemand", 1),)), clients(2, FULL))
+    assert found.summary == "waits for a resource: nobody has created the resource niemand"
+    assert found.lacks_resource
+
+
+def test_the_counts_and_some_examples() -> None:
+    found = why(Requirement(conditions=SIM), clients(5, FULL), clients(2, groups=frozenset()), clients(1))
+    assert found.as_dict() == {
+        "total": 8,
+        "free": 1,
+        "reasons": [
+            {"reason": "not in group sim", "count": 2, "examples": ["farm01", "farm02"]},
+            {"reason": "busy", "count": 5, "examples": ["farm01", "farm02", "farm03"]},
+        ],
+    }
