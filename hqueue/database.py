@@ -105,8 +105,11 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later fails under load with "database is locked": say so at once.
-    writing = connection.get_execution_options().get(WRITING)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    if connection.get_execution_options().get(WRITING):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        # Past SQLAlchemy: a BEGIN by itself touches no file, and this is a quarter of what reading a row takes.
+        connection.connection.cursor().execute("BEGIN")
 
 
 def listed(name: str) -> sa.Select[tuple[int]]:

@@ -2,12 +2,20 @@
 
 rows        jobs as the lifecycle sees them, and how they are read
 status      apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
+wording     what a change is called in a job's log
+attachment  the existing jobs that a submission names, and what must not be done with them
 submission  submit(): a graph of specifications becomes jobs
 runs        what is assigned to clients, and how it ends
 clients     what a client says, and what there is to tell it
 wishes      actions on jobs and their relatives, in small steps that survive a crash
 trees       sums over everything below a job
 deletion    jobs that go for good, and what they leave behind
+requirements what jobs ask of clients, stored once per distinct value
+failures    clients that failed jobs: tried last, or blocked for a root
+hosts       jobs on several hosts: reservations beside the run
+farmview    the farm as a tick sees it
+notes       the notes the server adds by itself
+troubles    errors of clients and of the server, counted
 repair      what a start checks and mends
 
 All take the open `Session` first and never commit.

@@ -91,10 +91,11 @@ _CLOSE: Final = (
     )
 )
 _INSERT: Final = sa.insert(run)
-_RUNNABLE: Final = sa.select(job.c.id, job.c.attempts, job.c.requirement_id).where(
-    job.c.id.in_(sa.bindparam("jobs", expanding=True)),
-    job.c.status == JobStatus.RUNNABLE,
-    ~sa.select(run.c.id).where(run.c.open_job_id == job.c.id).exists(),
+# Without the status among the conditions: SQLite would rather walk along all runnable jobs than look up a few by id.
+_RUNNABLE: Final = (
+    sa.select(job.c.id, job.c.attempts, job.c.requirement_id, job.c.status, run.c.id.label("open_run"))
+    .outerjoin(run, run.c.open_job_id == job.c.id)
+    .where(job.c.id.in_(sa.bindparam("jobs", expanding=True)))
 )
 _STORE_PROGRESS: Final = (
     sa.update(job)
@@ -176,7 +177,8 @@ def _still_runnable(session: Session, wanted: Mapping[int, Placement]) -> dict[i
     attempts: dict[int, int] = {}
     for part in chunks(list(wanted)):
         for row in session.connection.execute(_RUNNABLE, {"jobs": part}):
-            if row.requirement_id == wanted[row.id].requirement_id:
+            ready = row.status == JobStatus.RUNNABLE and row.open_run is None
+            if ready and row.requirement_id == wanted[row.id].requirement_id:
                 attempts[row.id] = row.attempts
     return {job_id: attempts[job_id] for job_id in wanted if job_id in attempts}
 
@@ -214,6 +216,8 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str, max_re
         return
     session.after_commit(WakeScheduler())
     if row.fenced:
+        if report.outcome == REFUSED:
+            _pause_client(session, row.client_id)
         # It was given up before; what counts now is only that it is dead.
         session.connection.execute(sa.update(run).where(run.c.id == row.id).values(fenced=False))
         if not load(session.connection, [row.job_id]):

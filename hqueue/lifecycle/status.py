@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.errors import JobStateError
-from hqueue.lifecycle import failures, notes, trees
+from hqueue.lifecycle import failures, notes, trees, wording
 from hqueue.lifecycle.rows import CHANGED, JobRow, ancestors, load
 from hqueue.schema import event as event_table
 from hqueue.schema import job, job_edge, job_spec, run
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("hqueue.lifecycle")
 
 MAX_RESCUES: Final = 2  # where nobody says otherwise
-_LOSSES: Final = frozenset({JobEvent.RESCUE, JobEvent.RUN_LOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,27 +388,19 @@ class _Change:
         for before, after in changes:
             if before.status is after.status and event not in {JobEvent.PAUSE, JobEvent.RESUME, JobEvent.RESCHEDULE}:
                 continue
-            message = self._message(event, before, after)
-            self._session.record(after.id, event_name(event, before, after), after.status, message)
-            if after.rescues > before.rescues or (event in _LOSSES and _fails(before, after)):
-                rescue = f": rescue {after.rescues} of {self._cause.max_rescues}"
-                text = f"{message}{'' if _fails(before, after) else rescue}"
-                notes.add(self._session, text, job_id=after.id)
+            message = self._words(event, before, after)
+            self._session.record(after.id, wording.event_name(event, before, after), after.status, message)
+            rescue = wording.rescue(event, before, after, message, self._cause.max_rescues)
+            if rescue:
+                notes.add(self._session, rescue, job_id=after.id)
             reason = f" ({message})" if message else ""
             log.info("job %d %s > %s%s", after.id, before.status.value, after.status.value, reason)
 
-    def _message(self, event: JobEvent, before: JobRow, after: JobRow) -> str:
+    def _words(self, event: JobEvent, before: JobRow, after: JobRow) -> str:
         if event is not self._event or event is JobEvent.LAST_CHILD_SETTLED:
             # It happened to a descendant; what the cause says is in that one's log.
-            return f"{after.children_unsuccessful} of its children did not succeed" if _fails(before, after) else ""
-        message = self._cause.messages.get(after.id, self._cause.message)
-        if _fails(before, after) and after.children_unsuccessful and not after.children_unsettled and not message:
-            return f"{after.children_unsuccessful} of its children did not succeed"
-        if event in _LOSSES and _fails(before, after):
-            return f"its client was lost {after.rescues} times, and now again"
-        if after.tries_left < before.tries_left:
-            return f"{message}; tries left: {after.tries_left}"
-        return message
+            return wording.failed_children(before, after)
+        return wording.message(event, before, after, self._cause.messages.get(after.id, self._cause.message))
 
     def _parents_deltas(self, changes: list[tuple[JobRow, JobRow]]) -> dict[int, tuple[int, int]]:
         moved: dict[int, tuple[int, int]] = {}
@@ -440,24 +431,3 @@ class _Change:
             .limit(5)
         )
         return "; ".join(f"{name} -> {status} {text}".strip() for name, status, text in self._connection.execute(query))
-
-
-def _fails(before: JobRow, after: JobRow) -> bool:
-    return after.status is JobStatus.FAILED and before.status is not JobStatus.FAILED
-
-
-def event_name(event: JobEvent, before: JobRow, after: JobRow) -> str:
-    """Return the name under which a change stands in a job's log: the new status, or what HQueue calls the event."""
-    if event is JobEvent.RESCHEDULE or after.tries_left < before.tries_left:
-        return "rescheduled"
-    if event is JobEvent.CONTINUED or (
-        event is JobEvent.RESUME and before.status is JobStatus.PAUSED and after.status is not JobStatus.RESUMING
-    ):
-        return "resumed"
-    if event is JobEvent.EJECT and before.status is JobStatus.ABANDONED:
-        return "ejected"
-    if event is JobEvent.KILLED and before.status is JobStatus.EJECTING:
-        return "ejected"
-    if before.status is after.status:
-        return "pausing" if after.pause_wished else "resuming"
-    return after.status.value

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
 from hqueue.lifecycle import failures, trees
+from hqueue.lifecycle.attachment import Attachment
 from hqueue.lifecycle.requirements import requirement_id
-from hqueue.lifecycle.rows import ancestors, load
+from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import Cause, apply
 from hqueue.lifecycle.wishes import fall_under
 from hqueue.matching import Condition, Requirement, conditions_from, singles_of
@@ -21,23 +20,11 @@ from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus, by_childre
 from hqueue.store import Session, WakeScheduler, chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+    from collections.abc import Iterable, MutableMapping, Sequence
 
     from hqueue.jobspec import JobSpec, SpecGraph
 
 _HOOKS: Final = ("on_success", "on_error", "on_cancel", "on_child_error")
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A job that existed before."""
-
-    id: int
-    root_id: int
-    status: JobStatus
-    is_root: bool
-    requirement_id: int
-    submitted_by: str
 
 
 class _Submission:
@@ -55,21 +42,19 @@ class _Submission:
         self._connection = session.connection
         self._graph = graph
         self._jobs = graph.jobs
-        self._parent_id = parent_id
-        self._given_child_ids = tuple(child_ids)
         self._requirement_ids = requirement_ids
         self._requirements: dict[Requirement, int] = {}
         self._conditions_of: dict[int, tuple[Condition, ...]] = {}  # existing roots
-        self._known = self._load_known()
+        self._attached = Attachment(self._connection, graph, parent_id, child_ids)
         self._is_tree = True
 
     def run(self) -> list[int]:
-        self._check_known()
+        self._attached.check()
         jobs, count = self._jobs, len(self._jobs)
         if not count:
             return []
         first_id = self._session.allocate("job", count)
-        roots = [self._root(index, first_id) for index in range(count)]
+        roots = [self._attached.root(index, first_id) for index in range(count)]
         submitters = self._submitters()
         statuses, unsettled, unsuccessful = self._statuses()
         parents_of = self._parents()
@@ -92,12 +77,12 @@ class _Submission:
                     "command_done": False,
                     "pause_wished": False,
                     "held_by_wish": False,
-                    "children_total": len(spec.children) + len(self._children(index)),
+                    "children_total": len(spec.children) + len(self._attached.children(index)),
                     "children_unsettled": unsettled[index],
                     "children_unsuccessful": unsuccessful[index],
                     "counted": _is_counted(spec),
                     "tree_exact": self._is_tree,
-                    **{f"tree_{name}": value for name, value in zip(trees.NAMES, astuple(sums[index]), strict=True)},
+                    **{f"tree_{name}": value for name, value in zip(trees.NAMES, trees.numbers(sums[index]), strict=True)},
                     "attempts": 0,
                     "tries_left": spec.tries,
                     "rescues": 0,
@@ -122,118 +107,6 @@ class _Submission:
         self._tell_parents(first_id, statuses, parents_of, sums)
         return list(range(first_id, first_id + count))
 
-    def _load_known(self) -> dict[int, _Known]:
-        """Load the existing jobs that the submission names."""
-        wanted = set(self._given_child_ids)
-        if self._parent_id is not None:
-            wanted.add(self._parent_id)
-        for spec in self._jobs:
-            wanted.update(spec.child_ids, spec.parent_ids)
-        known: dict[int, _Known] = {}
-        for part in chunks(sorted(wanted)):
-            query = (
-                sa.select(
-                    job.c.id,
-                    job.c.root_id,
-                    job.c.status,
-                    job.c.is_root,
-                    job.c.requirement_id,
-                    job_spec.c.submitted_by,
-                )
-                .join(job_spec, job_spec.c.job_id == job.c.id)
-                .where(job.c.id.in_(part))
-            )
-            for row in self._connection.execute(query):
-                known[row.id] = _Known(
-                    row.id, row.root_id, JobStatus(row.status), row.is_root, row.requirement_id, row.submitted_by
-                )
-        return known
-
-    def _check_known(self) -> None:
-        """Refuse unknown ids, cycles through existing jobs, and children below a cancelled job."""
-        if self._parent_id is not None and self._parent_id not in self._known:
-            raise UnknownJobError(_unknown("parent_id", self._parent_id))
-        for job_id in self._given_child_ids:
-            if job_id not in self._known:
-                raise UnknownJobError(_unknown("child_ids", job_id))
-        for index, spec in enumerate(self._jobs):
-            for key, ids in (("childrenIds", spec.child_ids), ("parentIds", spec.parent_ids)):
-                for place, job_id in enumerate(ids):
-                    if job_id not in self._known:
-                        raise UnknownJobError(_unknown(f"{self._path(index)}{key}[{place}]", job_id))
-        above = self._existing_parents()
-        if above:
-            self._check_above(above)
-
-    def _check_above(self, above: set[int]) -> None:
-        higher = ancestors(self._connection, above) | above
-        self._check_cycles(higher)
-        for part in chunks(sorted(higher)):
-            query = sa.select(job.c.id).where(job.c.id.in_(part), job.c.status == JobStatus.CANCELLED).limit(1)
-            cancelled = self._connection.execute(query).scalar()
-            if cancelled is not None:
-                raise JobStateError(
-                    f"job {cancelled} is cancelled and takes no new jobs below it; reschedule it first, "
-                    "or submit below another parent",
-                )
-
-    def _existing_parents(self) -> set[int]:
-        above = {job_id for spec in self._jobs for job_id in spec.parent_ids}
-        if self._parent_id is not None:
-            above.add(self._parent_id)
-        return above
-
-    def _check_cycles(self, higher: set[int]) -> None:
-        """Refuse an existing child that is above an existing parent of the same new jobs."""
-        if higher.isdisjoint(child for index in range(len(self._jobs)) for child in self._children(index)):
-            return
-        reach: dict[int, set[int]] = {}  # existing parent -> itself and its ancestors
-        for parent in self._existing_parents():
-            reach[parent] = ancestors(self._connection, [parent]) | {parent}
-        # Nodes: new jobs by index, existing ones by -id; an edge goes from a job to one that must be below it.
-        edges: dict[int, set[int]] = defaultdict(set)
-        for index, spec in enumerate(self._jobs):
-            edges[index].update(spec.children)
-            for child in self._children(index):
-                edges[index].add(-child)
-                edges[-child].update(-parent for parent, above in reach.items() if child in above and child != parent)
-            for parent in self._parent_ids(index):
-                edges[-parent].add(index)
-        cycle = _find_cycle(edges)
-        if cycle is not None:
-            names = " > ".join(f"job {-node}" if node < 0 else self._graph.path(node) for node in cycle)
-            raise CyclicGraphError(f"these jobs would be their own ancestors: {names}; leave one of the links out")
-
-    def _path(self, index: int) -> str:
-        path = self._graph.places.path(index)
-        return f"{path}." if path else ""
-
-    def _parent_ids(self, index: int) -> tuple[int, ...]:
-        """Return the existing parents of a job, in the order that decides its root."""
-        spec = self._jobs[index]
-        if index < self._graph.given and self._parent_id is not None:
-            return tuple(dict.fromkeys((self._parent_id, *spec.parent_ids)))
-        return spec.parent_ids
-
-    def _children(self, index: int) -> tuple[int, ...]:
-        """Return the existing jobs that become children of a job."""
-        ids = self._jobs[index].child_ids
-        if index < self._graph.given and self._given_child_ids:
-            return tuple(dict.fromkeys((*ids, *self._given_child_ids)))
-        return ids
-
-    def _root(self, index: int, first_id: int) -> int:
-        parents = self._parent_ids(index)
-        if parents:
-            return self._known[parents[0]].root_id
-        around = self._jobs[index].parent
-        while around is not None:
-            parents = self._parent_ids(around)
-            if parents:
-                return self._known[parents[0]].root_id
-            index, around = around, self._jobs[around].parent
-        return first_id + index
-
     def _submitters(self) -> list[str]:
         """A child without one takes its parent's; what stands around a specification comes before it in the list."""
         names: list[str] = []
@@ -243,8 +116,8 @@ class _Submission:
             elif spec.parent is not None:
                 names.append(names[spec.parent])
             else:
-                parents = self._parent_ids(index)
-                names.append(self._known[parents[0]].submitted_by if parents else "")
+                parents = self._attached.parents(index)
+                names.append(self._attached.known[parents[0]].submitted_by if parents else "")
         return names
 
     def _conditions(self, index: int, roots: Sequence[int], first_id: int) -> tuple[Condition, ...]:
@@ -281,7 +154,7 @@ class _Submission:
         for index in self._children_first():
             spec = self._jobs[index]
             below = [statuses[child] for child in spec.children]
-            below += [self._known[child].status for child in self._children(index)]
+            below += [self._attached.known[child].status for child in self._attached.children(index)]
             unsettled[index] = sum(status not in SETTLED for status in below)
             unsuccessful[index] = sum(status in UNSUCCESSFUL for status in below)
             statuses[index] = by_children(
@@ -296,7 +169,7 @@ class _Submission:
     def _forms_tree(self, parents_of: Sequence[Sequence[int]]) -> bool:
         """Tell whether every new job has one parent at most, and no existing job gets another one."""
         return all(len(parents) <= 1 for parents in parents_of) and not any(
-            self._children(index) for index in range(len(self._jobs))
+            self._attached.children(index) for index in range(len(self._jobs))
         )
 
     def _sums(self, statuses: Sequence[JobStatus]) -> list[trees.Share]:
@@ -334,7 +207,7 @@ class _Submission:
 
     def _parents(self) -> list[list[int]]:
         """Return, per job, its parents: existing ones by id, new ones by -1 - index."""
-        parents = [list(self._parent_ids(index)) for index in range(len(self._jobs))]
+        parents = [list(self._attached.parents(index)) for index in range(len(self._jobs))]
         for index, spec in enumerate(self._jobs):
             for child in spec.children:
                 parents[child].append(-1 - index)
@@ -349,7 +222,7 @@ class _Submission:
         edges.extend(
             {"parent_id": first_id + index, "child_id": child}
             for index in range(len(self._jobs))
-            for child in self._children(index)
+            for child in self._attached.children(index)
         )
         return edges
 
@@ -363,8 +236,8 @@ class _Submission:
         self._connection.execute(sa.insert(job_spec), spec_rows)
         if edges:
             self._connection.execute(sa.insert(job_edge), edges)
-        attached = sorted({child for index in range(len(self._jobs)) for child in self._children(index)})
-        for part in chunks([child for child in attached if self._known[child].is_root]):
+        attached = sorted({child for index in range(len(self._jobs)) for child in self._attached.children(index)})
+        for part in chunks([child for child in attached if self._attached.known[child].is_root]):
             self._connection.execute(sa.update(job).where(job.c.id.in_(part)).values(is_root=False))
 
     def _tell_parents(
@@ -402,9 +275,11 @@ class _Submission:
         else:
             trees.mark(self._connection, sorted(totals))
         for parent, child in edges:
-            self._session.record(parent, "child added", self._known[parent].status, f"job {child}")
+            self._session.record(parent, "child added", self._attached.known[parent].status, f"job {child}")
         # A child that has failed at once (through an existing one below it) counts as one that fails later.
-        failing = [key for key in totals if unsuccessful[key] and self._known[key].status is not JobStatus.FAILED]
+        failing = [
+            key for key in totals if unsuccessful[key] and self._attached.known[key].status is not JobStatus.FAILED
+        ]
         reopened = [key for key in totals if unsettled[key] or key in failing]
         apply(self._session, JobEvent.CHILD_ADDED, reopened, Cause(message="a child was added"))
         apply(self._session, JobEvent.LAST_CHILD_SETTLED, failing)
@@ -478,30 +353,3 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).enc
 
 def _dumps(value: Any) -> str:
     return _encode(value)
-
-
-def _unknown(place: str, job_id: int) -> str:
-    return f"{place}: there is no job {job_id}; give the id of an existing job, or leave it out"
-
-
-def _find_cycle(edges: Mapping[int, set[int]]) -> list[int] | None:
-    """Return a cycle, its first node repeated at the end, or None."""
-    state: dict[int, int] = {}  # 1: on the path, 2: done
-    for start in list(edges):
-        if start in state:
-            continue
-        path = [start]
-        iterators = [iter(edges.get(start, ()))]
-        state[start] = 1
-        while path:
-            following = next(iterators[-1], None)
-            if following is None:
-                state[path.pop()] = 2
-                iterators.pop()
-            elif state.get(following) == 1:
-                return [*path[path.index(following) :], following]
-            elif following not in state:
-                state[following] = 1
-                path.append(following)
-                iterators.append(iter(edges.get(following, ())))
-    return None

@@ -8,14 +8,15 @@ time, in order, so that they can neither leak nor lock each other out.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from hqueue.matching.why import FitTable, lacks_room
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from hqueue.matching.clients import ClientView
     from hqueue.matching.requirement import Requirement
@@ -25,8 +26,7 @@ _FIRST_PAGE: Final = 32
 _LARGEST_PAGE: Final = 4096
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A runnable job; compares as the queue is ordered: priority, then the older root, then the older job."""
 
     rank: tuple[int, int, int]  # (-priority, root id, job id)
@@ -67,8 +67,7 @@ class HeldFor:
     known_at_ms: int  # what was assigned to a client after this is no measure of how soon it will be free
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """A job that is to run, and where; the command runs on the first client, the others are reserved."""
 
     candidate: Candidate
@@ -125,7 +124,8 @@ class _Planner:
     ) -> None:
         self._requirements = requirements
         self._open = [view for view in clients if not view.standing and not view.refused]
-        self._free = {view.id: view for view in self._open if view.free_cpus > 0}
+        self._free = {view.facts.id: view for view in self._open if view.free_cpus > 0}
+        self._idle = _ByIdleCpus(self._free.values())
         self._units = units
         self._fits = fits
         self._waiting = waiting
@@ -148,7 +148,7 @@ class _Planner:
             self._plan.placements.append(Placement(head, clients))
             for view in clients:
                 if view.free_cpus <= 0:
-                    del self._free[view.id]
+                    del self._free[view.facts.id]
             following = self._following(key)
             if following is None:
                 heapq.heappop(line)
@@ -163,13 +163,32 @@ class _Planner:
         return queue.next()
 
     def _take(self, key: int) -> tuple[ClientView, ...]:
+        """Place the next job with a requirement; return its clients, none where too few have room."""
         room = self._rooms.get(key)
         if room is None:
-            wanted = self._requirements[key]
-            fitting = self._fits.fitting(key, wanted)
-            room = _Room(wanted, [view for view in self._free.values() if view.id in fitting], self._units)
-            self._rooms[key] = room
-        return room.take()
+            room = self._rooms[key] = self._room(key)
+        wanted = self._requirements[key]
+        found = room.best(wanted.max_hosts)
+        if wanted.resources:
+            while len(found) >= wanted.min_hosts and self._units.lacking(wanted, found):
+                found.pop()
+        if len(found) < wanted.min_hosts:
+            return ()
+        for view in found:
+            if wanted.resources:
+                self._units.take(wanted, view, first=view is found[0])
+            self._idle.occupy(view, wanted)
+            view.fresh = True
+            room.put_back(view)
+        return tuple(found)
+
+    def _room(self, key: int) -> _Room:
+        wanted, fitting = self._requirements[key], self._fits.fitting(key, self._requirements[key])
+        plain = not (wanted.alone or wanted.several or wanted.last)
+        if plain and 4 * len(fitting) > len(self._open):
+            return _CommonRoom(wanted, fitting, self._idle, self._units)
+        few = (self._free[each] for each in fitting if each in self._free)
+        return _OwnRoom(wanted, few, self._units)
 
     def _hold(self, head: Candidate) -> None:
         """Keep clients for a job that found none, if it has the right to: all that it needs, or none."""
@@ -258,41 +277,93 @@ class _Queue:
         return found
 
 
-class _Room:
-    """The clients that would do for one requirement, best first.
+class _ByIdleCpus:
+    """The clients that have idle CPUs, by how many."""
 
-    Room only shrinks during a plan, so a client that lacks room is dropped for good. The order of those on which other
-    requirements have placed jobs meanwhile is put right when they come up.
+    def __init__(self, clients: Iterable[ClientView]) -> None:
+        self._shelves: dict[int, dict[int, ClientView]] = {}
+        self._numbers: list[int] = []  # of idle CPUs for which there is a shelf, ascending
+        for view in clients:
+            self._put(view)
+
+    def occupy(self, view: ClientView, wanted: Requirement) -> None:
+        """Let a job run on a client."""
+        shelf = self._shelves.get(view.free_cpus)
+        if shelf is not None:
+            shelf.pop(view.facts.id, None)
+        view.occupy(wanted)
+        if view.free_cpus > 0:
+            self._put(view)
+
+    def least_first(self, cpus: int) -> Iterator[ClientView]:
+        """Yield the clients with at least so many idle CPUs, those with the fewest first."""
+        for number in self._numbers:
+            if number >= cpus:
+                yield from self._shelves[number].values()
+
+    def _put(self, view: ClientView) -> None:
+        shelf = self._shelves.get(view.free_cpus)
+        if shelf is None:
+            shelf = self._shelves[view.free_cpus] = {}
+            bisect.insort(self._numbers, view.free_cpus)
+        shelf[view.facts.id] = view
+
+
+class _Room(Protocol):
+    """The clients that would do for one requirement; room only shrinks during a plan."""
+
+    def best(self, most: int, /) -> list[ClientView]:
+        """Return the best clients that have room, at most so many."""
+        ...
+
+    def put_back(self, view: ClientView) -> None:
+        """Take a client back that `best` returned, when a job has been placed on it."""
+        ...
+
+
+class _CommonRoom:
+    """For a requirement that many clients meet: looks along all of them, and soon finds one."""
+
+    def __init__(self, wanted: Requirement, fitting: frozenset[int], idle: _ByIdleCpus, units: Units) -> None:
+        self._wanted = wanted
+        self._fitting = fitting
+        self._idle = idle
+        self._units = units
+
+    def best(self, _most: int) -> list[ClientView]:
+        """Return the client that one more job leaves least idle."""
+        wanted = self._wanted
+        for view in self._idle.least_first(wanted.cpus):
+            if view.facts.id in self._fitting and not lacks_room(wanted, view, self._units):
+                return [view]
+        return []
+
+    def put_back(self, view: ClientView) -> None:
+        """Do nothing: it has not been taken from anywhere."""
+
+
+class _OwnRoom:
+    """For a requirement that few clients meet, or one with an order of its own.
+
+    A client that lacks room is dropped for good. The order of those on which other requirements have placed jobs
+    meanwhile is put right when they come up.
     """
 
-    def __init__(self, wanted: Requirement, clients: Sequence[ClientView], units: Units) -> None:
+    def __init__(self, wanted: Requirement, clients: Iterable[ClientView], units: Units) -> None:
         self._wanted = wanted
         self._units = units
         self._last = frozenset(wanted.last)
-        self._heap = [(*self._key(view), view.id, view) for view in clients if not lacks_room(wanted, view, units)]
+        self._heap = [
+            (*self._key(view), view.facts.id, view) for view in clients if not lacks_room(wanted, view, units)
+        ]
         heapq.heapify(self._heap)
 
     def _key(self, view: ClientView) -> tuple[bool, float]:
         if self._wanted.alone:
-            return view.id in self._last, -view.facts.speed * view.facts.cpus  # the fastest: it has it to itself
-        return view.id in self._last, view.free_cpus  # the one it leaves least idle
+            return view.facts.id in self._last, -view.facts.speed * view.facts.cpus  # the fastest: it has it to itself
+        return view.facts.id in self._last, view.free_cpus  # the one it leaves least idle
 
-    def take(self) -> tuple[ClientView, ...]:
-        """Place one job; return its clients, none when too few have room."""
-        wanted, found = self._wanted, self._best(self._wanted.max_hosts)
-        while len(found) >= wanted.min_hosts and self._units.lacking(wanted, found):
-            found.pop()
-        if len(found) < wanted.min_hosts:
-            return ()
-        for view in found:
-            self._units.take(wanted, view, first=view is found[0])
-            view.occupy(wanted)
-            view.fresh = True
-            if view.free_cpus > 0:
-                heapq.heappush(self._heap, (*self._key(view), view.id, view))
-        return tuple(found)
-
-    def _best(self, most: int) -> list[ClientView]:
+    def best(self, most: int) -> list[ClientView]:
         """Take the best clients that have room off the heap."""
         found: list[ClientView] = []
         while self._heap and len(found) < most:
@@ -303,5 +374,10 @@ class _Room:
             if tuple(key) == now:
                 found.append(view)
             else:
-                heapq.heappush(self._heap, (*now, view.id, view))
+                heapq.heappush(self._heap, (*now, view.facts.id, view))
         return found
+
+    def put_back(self, view: ClientView) -> None:
+        """Put a client where it belongs now."""
+        if view.free_cpus > 0:
+            heapq.heappush(self._heap, (*self._key(view), view.facts.id, view))

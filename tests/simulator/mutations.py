@@ -34,10 +34,17 @@ def _changed(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
+def _otherwise(table: str, name: str, holds: Callable[..., bool]) -> Any:
+    """Let a check of `why` hold in other cases."""
+    checks = tuple(
+        dataclasses.replace(each, holds=holds) if each.name == name else each for each in getattr(why, table)
+    )
+    return _changed(why, table, checks)
+
+
 def _drop(table: str, name: str) -> Any:
     """Drop a check of `why`."""
-    kept = tuple(each for each in getattr(why, table) if each[0] != name)
-    return _changed(why, table, kept)
+    return _otherwise(table, name, lambda *_: False)
 
 
 def _standing(*ignored: Standing) -> Any:
@@ -62,16 +69,13 @@ def _never_refused() -> Any:
     return _changed(clients.ClientView, "__post_init__", forget)
 
 
-def _without_reason(text: str) -> Any:
+def _without_tags(text: str) -> Any:
     """Let the check of tags see nothing of one kind."""
-    original = why._tags
 
-    def check(wanted: Any, client: Any, units: Any) -> str:
-        found = original(wanted, client, units)
-        return "" if text in found else found
+    def holds(wanted: Any, client: Any, units: Any) -> bool:
+        return why._tags(wanted, client, units) and text not in why._say_tags(wanted, client, units)
 
-    kept = tuple((name, check if name == "tags" else each) for name, each in why._WHAT_IS_IN_USE)
-    return _changed(why, "_WHAT_IS_IN_USE", kept)
+    return _otherwise("_WHAT_IS_IN_USE", "tags", holds)
 
 
 def _lacking(*, per_machine: bool) -> Any:
@@ -87,12 +91,13 @@ def _lacking(*, per_machine: bool) -> Any:
 
 def _no_fewest() -> Any:
     """Take fewer clients than a job wants."""
-    original = plan._Room.__init__
+    original = plan._Planner.__init__
 
-    def begin(self: Any, wanted: Any, *rest: Any) -> None:
-        original(self, dataclasses.replace(wanted, min_hosts=1), *rest)
+    def begin(self: Any, requirements: Any, *rest: Any) -> None:
+        fewer = {key: dataclasses.replace(wanted, min_hosts=1) for key, wanted in requirements.items()}
+        original(self, fewer, *rest)
 
-    return _changed(plan._Room, "__init__", begin)
+    return _changed(plan._Planner, "__init__", begin)
 
 
 def _window(text: str) -> Any:
@@ -117,13 +122,10 @@ def _disabled_rules() -> Any:
 
 
 def _one_condition() -> Any:
-    original = why._conditions
+    def holds(wanted: Any, client: Any, units: Any) -> bool:
+        return len(wanted.conditions) != 1 and why._unmet(wanted, client, units)
 
-    def check(wanted: Any, client: Any) -> str:
-        return original(wanted, client) if len(wanted.conditions) != 1 else ""
-
-    kept = tuple((name, check if name == "conditions" else each) for name, each in why._WHAT_IT_IS)
-    return _changed(why, "_WHAT_IT_IS", kept)
+    return _otherwise("_WHAT_IT_IS", "conditions", holds)
 
 
 def _not_negated() -> Any:
@@ -165,9 +167,9 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
     "too few CPUs at all": lambda: _drop("_WHAT_IT_IS", "too few CPUs"),
     "held clients take what comes after": lambda: _drop("_WHAT_IS_IN_USE", "on hold"),
     "all tags": lambda: _drop("_WHAT_IS_IN_USE", "tags"),
-    "single wants an empty client": lambda: _without_reason("wanted alone"),
-    "single keeps others out": lambda: _without_reason("wants it alone"),
-    "single:x": lambda: _without_reason("tagged"),
+    "single wants an empty client": lambda: _without_tags("wanted alone"),
+    "single keeps others out": lambda: _without_tags("wants it alone"),
+    "single:x": lambda: _without_tags("tagged"),
     "CPUs in use": lambda: _drop("_WHAT_IS_IN_USE", "CPUs"),
     "resources per job": lambda: _lacking(per_machine=False),
     "resources per machine": lambda: _lacking(per_machine=True),

@@ -18,7 +18,7 @@ from hqueue.lifecycle import Action, Report, clients
 from hqueue.roster import LiveClient
 from hqueue.rpc import jobchanges
 from hqueue.scheduler import Scheduler
-from hqueue.schema import client, client_group, client_group_member, job, resource
+from hqueue.schema import client, client_group, client_group_member, job, resource, run
 from tests.storefarm import StoreFarm, settings
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class World:
         reports = []
         for token, held in list(node.held.items()):
             if held.state == "running" and held.ends_at_s <= self.now_s:
-                reports.append(self._ended(node, token, held))
+                reports.append(self._ended(session, node, token, held))
         for _ in range(3):
             clients.take_reports(session, node.id, node.hostname, reports)
             listing = [
@@ -217,12 +217,15 @@ class World:
         ends = ["exited well"] * 17 + ([] if self.calm else ["exited badly", "exited badly", "refused", "lost"])
         return Held(job_id, self.now_s + lasts_s, self.chance.choice(ends))
 
-    def _ended(self, node: Node, token: str, held: Held) -> Report:
+    def _ended(self, session: Any, node: Node, token: str, held: Held) -> Report:
         del node.held[token]
+        # A run that its job was taken from meanwhile says nothing of the job.
+        query = sa.select(job.c.id).join(run, run.c.id == job.c.run_id).where(run.c.token == token)
+        current = session.connection.execute(query).first() is not None
         if held.end == "refused":
             node.rests = 1 if self.now_s > node.rests_until_s + 300 else node.rests + 1
             node.rests_until_s = self.now_s + min(10 * 2 ** (node.rests - 1), 300)
-        if held.end == "exited badly":
+        if held.end == "exited badly" and current:
             key = (held.job_id, node.id)
             self.failed[key] = self.failed.get(key, 0) + 1
         word, _, how = held.end.partition(" ")
