@@ -16,7 +16,7 @@ from hqueue.errors import StoreUnavailableError
 from hqueue.lifecycle import failures, hosts
 from hqueue.lifecycle.farmview import FarmReader, run_times
 from hqueue.lifecycle.runs import Placement
-from hqueue.matching import Candidate, FitTable, HeldFor, needs_more_than_a_gap, plan
+from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_a_gap, plan
 from hqueue.schema import client, job, reservation, run
 from hqueue.states import JobEvent, JobStatus
 from hqueue.store import chunks
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hqueue.config import ServerConfig
     from hqueue.lifecycle.farmview import FarmView
     from hqueue.matching import Placement as Placed
-    from hqueue.matching import Plan, Requirement
+    from hqueue.matching import Requirement
     from hqueue.roster import LiveClient, Roster
     from hqueue.store import Session, Store
 
@@ -138,21 +138,11 @@ class Scheduler:
 
     def _assign(self) -> int:
         """Place what can be placed: one snapshot, a pure plan, one transaction that checks what it assumed."""
-        with self.store.reading() as connection:
-            unready = failures.pending_roots(connection)
-        if unready:
+        made = self._look(wait_for_roots=True)
+        if made is None:
             with self.store.writing(durable=False) as session:
                 failures.step(session, self.config.max_client_failures)
-        with self.store.reading() as connection:
-            unready = failures.pending_roots(connection) if unready else frozenset()
-            queue = _Queue(connection, unready)
-            heads = queue.heads()
-            if not heads:
-                self._firsts.forget()
-                self.roster.holds = {}
-                return 0
-            farm = self._farm.read(connection)
-            made = self._plan(connection, farm, queue, heads)
+            made = self._look(wait_for_roots=False) or Plan()
         self.roster.holds = {job_id: (made.ranks[job_id], clients) for job_id, clients in made.holds.items()}
         if not made.placements:
             return 0
@@ -160,6 +150,19 @@ class Scheduler:
         # Whoever hands the runs out waits for the disk; the next tick need not.
         with self.store.writing(durable=False) as session:
             return lifecycle.assign(session, self._still_there(session, placements))
+
+    def _look(self, *, wait_for_roots: bool) -> Plan | None:
+        """Return what could be placed in a snapshot, None where failures are to be looked at first."""
+        with self.store.reading() as connection:
+            unready = failures.pending_roots(connection)
+            if unready and wait_for_roots:
+                return None
+            queue = _Queue(connection, unready)
+            heads = queue.heads()
+            if not heads:
+                self._firsts.forget()
+                return Plan()
+            return self._plan(connection, self._farm.read(connection), queue, heads)
 
     def _plan(self, connection: sa.Connection, farm: FarmView, queue: _Queue, heads: dict[int, Candidate]) -> Plan:
         requirements = self._farm.requirements(connection, heads)

@@ -82,7 +82,10 @@ class _Submission:
                     "children_unsuccessful": unsuccessful[index],
                     "counted": _is_counted(spec),
                     "tree_exact": self._is_tree,
-                    **{f"tree_{name}": value for name, value in zip(trees.NAMES, trees.numbers(sums[index]), strict=True)},
+                    **{
+                        f"tree_{name}": value
+                        for name, value in zip(trees.NAMES, trees.numbers(sums[index]), strict=True)
+                    },
                     "attempts": 0,
                     "tries_left": spec.tries,
                     "rescues": 0,

@@ -324,7 +324,7 @@ class _Room(Protocol):
 class _CommonRoom:
     """For a requirement that many clients meet: looks along all of them, and soon finds one."""
 
-    def __init__(self, wanted: Requirement, fitting: frozenset[int], idle: _ByIdleCpus, units: Units) -> None:
+    def __init__(self, wanted: Requirement, fitting: set[int], idle: _ByIdleCpus, units: Units) -> None:
         self._wanted = wanted
         self._fitting = fitting
         self._idle = idle

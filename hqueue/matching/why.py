@@ -13,7 +13,7 @@ from hqueue.matching.clients import ClientFacts, ClientView, Standing
 from hqueue.matching.units import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hqueue.matching.requirement import Requirement
 
@@ -140,27 +140,40 @@ def lacks_room(wanted: Requirement, client: ClientView, units: Units) -> bool:
 
 
 class FitTable:
-    """Which clients would do for a requirement, were they idle; kept while the clients stay the same."""
+    """Which clients would do for a requirement, were they idle; kept from tick to tick, mended where one changes."""
 
     _MOST = 20_000
 
     def __init__(self) -> None:
-        self._clients: list[ClientFacts] = []
-        self._fitting: dict[int, frozenset[int]] = {}
+        self._clients: dict[int, ClientFacts] = {}
+        self._fitting: dict[int, tuple[Requirement, set[int]]] = {}
 
     def renew(self, clients: Sequence[ClientFacts]) -> None:
         """Say which clients there are now."""
-        if self._clients != clients or len(self._fitting) > self._MOST:
-            self._clients = list(clients)
+        known, self._clients = self._clients, {client.id: client for client in clients}
+        changed = [client for client in clients if known.get(client.id) is not client]
+        gone = [key for key in known if key not in self._clients]
+        if len(changed) + len(gone) > len(clients) // 4 or len(self._fitting) > self._MOST:
             self._fitting.clear()
+            return
+        if changed or gone:
+            for wanted, fitting in self._fitting.values():
+                fitting.difference_update(gone, (client.id for client in changed))
+                fitting.update(_would_do(wanted, changed))
 
-    def fitting(self, key: int, wanted: Requirement) -> frozenset[int]:
+    def fitting(self, key: int, wanted: Requirement) -> set[int]:
         """Return the ids of the clients that would do for a requirement, stored under its key."""
         found = self._fitting.get(key)
         if found is None:
-            found = self._fitting[key] = frozenset(
-                client.id
-                for client in self._clients
-                if not any(check.holds(wanted, client, _NO_UNITS) for check in _WHAT_IT_IS)
-            )
-        return found
+            found = self._fitting[key] = (wanted, set(_would_do(wanted, self._clients.values())))
+        return found[1]
+
+
+def _would_do(wanted: Requirement, clients: Iterable[ClientFacts]) -> Iterator[int]:
+    checks = [check.holds for check in _WHAT_IT_IS]
+    for client in clients:
+        for holds in checks:
+            if holds(wanted, client, _NO_UNITS):
+                break
+        else:
+            yield client.id

@@ -165,9 +165,14 @@ class Notes:
         given = value if isinstance(value, (list, tuple)) else [value]
 
         def write(session: Session) -> list[int]:
-            return [each for each, key in zip(given, keys, strict=True) if not remove(session, key)]
+            return [_sendable(each) for each, key in zip(given, keys, strict=True) if not remove(session, key)]
 
         return self._store.write_soon(write)
+
+
+def _sendable(given: Any) -> Any:
+    """Return an id as it was given; as a text where it is a number that no answer can carry."""
+    return str(given) if isinstance(given, int) and not -(2**63) <= given < 2**63 else given
 
 
 def _threads(connection: sa.Connection, wanted: Sequence[int] | None) -> list[Any]:

@@ -98,13 +98,17 @@ def test_first_job(farm: Farm, environment: dict[str, str], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_script(farm: Farm, tmp_path: Path, version: int) -> None:
+def test_scripts(farm: Farm, tmp_path: Path, version: int) -> None:
+    """The recipes as one script: each goes on from those before it."""
     program, environment = python2() if version == 2 else (sys.executable, dict(os.environ))
-    (block,) = [block for block in readme.blocks() if block.language == "python"]
-    assert README_PORT in block.text
-    (tmp_path / "skript.py").write_text(block.text.replace(README_PORT, f"127.0.0.1:{farm.port}"), encoding="utf-8")
+    text = "\n".join(block.text for block in readme.blocks() if block.language == "python")
+    assert README_PORT in text
+    (tmp_path / "skript.py").write_text(text.replace(README_PORT, f"127.0.0.1:{farm.port}"), encoding="utf-8")
     answer = _run([program, "skript.py"], tmp_path, environment)
-    assert answer.endswith("succeeded\nPROGRESS: 1/2\ndone\n\n")
+    said = re.search(r"succeeded\nPROGRESS: 1/2\ndone\n\n\d+: (\w+)\nfollowed to the end of job (\d+)\n\Z", answer)
+    assert said is not None, answer
+    assert said[1] == "cancelled"
+    assert farm.proxy().getJob(said[2], ["status"]) == {"status": "succeeded"}
 
 
 def test_every_command_is_one_that_is_there() -> None:

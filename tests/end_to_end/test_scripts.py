@@ -98,9 +98,7 @@ def finish(proxy, *job_ids):
     """Wait until jobs are finished, and return their statuses."""
     names = set(proxy.getFinishedJobStatusNames())
     return eventually(
-        lambda: (
-            (statuses := [status_of(proxy, job_id) for job_id in job_ids]) and set(statuses) <= names and statuses
-        ),
+        lambda: (statuses := [status_of(proxy, job_id) for job_id in job_ids]) and set(statuses) <= names and statuses,
         f"jobs {job_ids} finish",
     )
 

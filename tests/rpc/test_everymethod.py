@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 
@@ -21,6 +22,8 @@ JUNK = (
     1,
     2**31,
     2**63 - 1,
+    -(2**63),
+    10**30,
     "9" * 40,
     1.5,
     True,
@@ -41,6 +44,9 @@ ANYTHING = st.recursive(
 )  # fmt: skip
 
 
+PUBLISHED = {each for each in vars(errors).values() if inspect.isclass(each) and issubclass(each, errors.HQueueError)}
+
+
 def answered(api, name, params):
     """Call a method; what it answers can be sent, and what it refuses is the caller's to mend."""
     refusal = None
@@ -49,6 +55,10 @@ def answered(api, name, params):
     except errors.HQueueError as error:
         refusal = error
     if refusal is not None:
+        assert type(refusal) in PUBLISHED, (name, params)
+        if isinstance(refusal, errors.InvalidArgumentError):
+            named = [each.name for each in api.table.find(name).parameters()]
+            assert any(each in refusal.message for each in named), (refusal.message, name, params)
         assert refusal.code not in {errors.InternalError.code, errors.HQueueError.code}, (name, params)
         assert refusal.message, (name, params)
         wire.dumps_fault(refusal.code, refusal.message)

@@ -96,6 +96,19 @@ _step = st.one_of(
 )
 
 
+def empty(api: Api) -> None:
+    """Let nothing be left of the example before."""
+    if not api.farm.machines:
+        api.farm.machine(cpus=3)
+    api.cancelJobs(list(listed_again(api)))
+    api.farm.finish_wishes()
+    api.farm.machines[0].beat()
+    api.farm.machines[0].obey()
+    api.deleteJobs(list(listed_again(api)))
+    api.farm.finish_wishes()
+    assert listed_again(api) == {}
+
+
 def do(api: Api, step: tuple[str, Any, int]) -> None:
     """Let one thing happen to the queue, as far as it is possible."""
     kind, what, number = step
@@ -131,8 +144,7 @@ def do(api: Api, step: tuple[str, Any, int]) -> None:
 )
 @given(before=st.lists(_step, max_size=8), between=st.lists(_step, max_size=20), limit=st.integers(1, 4))
 def test_the_feed_ends_where_listing_again_does(api, before, between, limit):
-    if not api.farm.machines:
-        api.farm.machine(cpus=3)
+    empty(api)
     for step in before:
         do(api, step)
     steps = iter(between)
@@ -147,8 +159,7 @@ def test_the_feed_ends_where_listing_again_does(api, before, between, limit):
 @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(between=st.lists(_step, min_size=1, max_size=12), limit=st.integers(1, 4), backwards=st.booleans())
 def test_pages_have_every_job_that_was_there_all_the_time_once(api, between, limit, backwards):
-    if not api.farm.machines:
-        api.farm.machine(cpus=3)
+    empty(api)
     api.newjob([{"name": "x", "command": "c"}] * 6)
     there = set(listed_again(api))
     steps, seen, cursor = iter(between), [], None

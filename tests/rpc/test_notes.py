@@ -126,7 +126,7 @@ def test_removing_many(api):
     api.addNote("a2", 1)
     assert api.removeNotes([4, 1]) == []
     assert api.getNoteThreadIds() == [2, 3]
-    assert api.removeThreads(["2", 99, 10**30]) == [99, 10**30]
+    assert api.removeThreads(["2", 99, 10**30]) == [99, str(10**30)]  # which no answer can carry as a number
     assert api.removeSingleThread(3) is True
     assert api.removeSingleThread(3) is False
     assert api.removeThreads(3) == [3]

@@ -78,7 +78,7 @@ def test_what_cannot_be_set(api_everywhere):
     key = api.createResource("nuke", "3")
     with pytest.raises(errors.InvalidArgumentError, match="'farbe' cannot be set"):
         api.setResource(key, {"farbe": 1})
-    with pytest.raises(errors.InvalidArgumentError, match="properties.max is -1"):
+    with pytest.raises(errors.InvalidArgumentError, match=r"properties\.max is -1"):
         api.setResource(key, {"max": -1})
     with pytest.raises(errors.InvalidArgumentError, match="properties is 3"):
         api.setResource(key, 3)

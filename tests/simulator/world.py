@@ -324,13 +324,13 @@ class World:
         rule = self.chance.choice(
             [
                 {"type": "anytime", "enabled": self.chance.random() < 0.5},
-                {"type": "idle", "minutes": 5, "enabled": True},
+                {"type": "idle", "minutes": 5, "enabled": self.chance.random() < 0.7},
                 {
                     "type": "time",
                     "days": sorted(self.chance.sample(range(7), 4)),
                     "start": f"{start:%H:%M}",
                     "end": f"{end:%H:%M}",
-                    "enabled": True,
+                    "enabled": self.chance.random() < 0.7,
                 },
             ]
         )

@@ -103,6 +103,17 @@ class TestBlocked:
         assert farm.run(frames[3]).client_id == good.id
         assert other_root
 
+    def test_failures_that_block_nothing_cost_no_tick(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 3)
+        first, second, third = farm.submit([{"name": "x", "command": "x", "triesLeft": 1, "priority": 1}] * 3)
+        farm.tick()
+        bad.beat()
+        later = farm.add()
+        for each in (first, second, third):
+            bad.end(each, 1)
+        assert farm.tick().assigned == 3
+        assert started(farm, first, second, third, later) == [first, second, third]
+
     def test_tries_count_as_failures(self, farm: StoreFarm) -> None:
         bad = farm.machine("farm-a", 1)
         job_id = farm.add(triesLeft=5)

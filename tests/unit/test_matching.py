@@ -608,3 +608,22 @@ class TestHolds:
         units, small = resources(nuke=(2, False)), Requirement(resources=(("nuke", 1),))
         made = self.plan({2: wanted, 3: small}, [view(1)], units=units, holders=rights(2))
         assert [each.candidate.job_id for each in made.placements] == [3]
+
+
+class TestFitTable:
+    def test_it_is_mended_where_a_client_changes(self) -> None:
+        wanted = Requirement(cpus=2, conditions=(Condition("group", "==", "sim"),), blocked=(9,))
+        sim = frozenset({"sim"})
+        farm = {number: facts(number, groups=sim if number % 2 else frozenset()) for number in range(1, 21)}
+        table = FitTable()
+        table.renew(list(farm.values()))
+        chance = random.Random(1)
+        for _ in range(100):
+            number = chance.randint(1, 24)
+            if chance.random() < 0.2:
+                farm.pop(number, None)
+            else:
+                farm[number] = facts(number, cpus=chance.randint(1, 3), groups=chance.choice([sim, frozenset()]))
+            table.renew(list(farm.values()))
+            right = {each.id for each in farm.values() if each.cpus > 1 and each.groups == sim and each.id != 9}
+            assert table.fitting(1, wanted) == right
