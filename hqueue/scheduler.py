@@ -262,15 +262,11 @@ class _Queue:
 
     def heads(self) -> dict[int, Candidate]:
         """Return the first job of each requirement that has any."""
-        keys = self._connection.execute(_WAITING_REQUIREMENTS).all()
-        if self._unready or any(head is None for _, head in keys):
-            firsts = [first for key, _ in keys for first in self.after(key, 0, 1)]
+        rows = self._connection.execute(_HEADS).all()
+        if self._unready:
+            firsts = [first for row in rows for first in self.after(row.requirement_id, 0, 1)]
             return {first.requirement_id: first for first in firsts}
-        found: dict[int, Candidate] = {}
-        for part in chunks([head for _, head in keys]):
-            for row in self._connection.execute(_JOBS, {"jobs": part}):
-                found[row.requirement_id] = Candidate((-row.priority, row.root_id, row.id), row.requirement_id)
-        return found
+        return {key: Candidate((-priority, root_id, job_id), key) for key, job_id, priority, root_id in rows}
 
     def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
         """Return the next jobs of a requirement, in the queue's order."""
@@ -317,7 +313,7 @@ _ORDER: Final = (job.c.priority.desc(), job.c.root_id, job.c.id)
 
 
 def _skip_scan() -> sa.Select[Any]:
-    """Return a query for the requirements with runnable jobs, and the first of each.
+    """Return a query for the first job of each requirement that has any: requirement, job, priority, root.
 
     A step of the index each, however many jobs there are.
     """
@@ -333,14 +329,17 @@ def _skip_scan() -> sa.Select[Any]:
     skip = sa.select(following(0).label("id")).cte("skip", recursive=True)
     skip = skip.union_all(sa.select(following(skip.c.id)).where(skip.c.id.is_not(None)))
     first = sa.select(job.c.id).where(_READY, job.c.requirement_id == skip.c.id).order_by(*_ORDER).limit(1)
-    return sa.select(skip.c.id, first.scalar_subquery().label("head")).where(skip.c.id.is_not(None))
+    head = job.alias("head")
+    return (
+        sa.select(skip.c.id.label("requirement_id"), head.c.id, head.c.priority, head.c.root_id)
+        .select_from(skip)
+        .join(head, head.c.id == first.correlate(skip).scalar_subquery())
+        .where(skip.c.id.is_not(None))
+    )
 
 
 # Statements that every tick runs are built once: building one costs as much as running it.
-_WAITING_REQUIREMENTS: Final = _skip_scan()
-_JOBS: Final = sa.select(job.c.id, job.c.requirement_id, job.c.priority, job.c.root_id).where(
-    job.c.id.in_(sa.bindparam("jobs", expanding=True)),
-)
+_HEADS: Final = _skip_scan()
 _NEXT_JOBS: Final = (
     sa.select(job.c.id, job.c.priority, job.c.root_id)
     .where(_READY, job.c.requirement_id == sa.bindparam("wanted"))

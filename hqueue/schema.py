@@ -296,6 +296,7 @@ wish = Table(
     Column("id", Id, primary_key=True),
     Column("action", String(16), nullable=False),
     Column("phase", String(16), nullable=False),
+    Column("value_json", LongText),  # what is to be set, where it is no action
     Column("created_at", BigInteger, nullable=False),
     **_OPTIONS,
 )

@@ -8,6 +8,9 @@ submission  submit(): a graph of specifications becomes jobs
 runs        what is assigned to clients, and how it ends
 clients     what a client says, and what there is to tell it
 wishes      actions on jobs and their relatives, in small steps that survive a crash
+spreading   changes that go down a tree the same way: a priority, shared conditions
+notes       what people and the server write to threads
+troubles    errors of the server and of clients, counted
 trees       sums over everything below a job
 deletion    jobs that go for good, and what they leave behind
 requirements what jobs ask of clients, stored once per distinct value
@@ -23,14 +26,16 @@ All take the open `Session` first and never commit.
 
 from hqueue.lifecycle.repair import repair
 from hqueue.lifecycle.runs import Report, assign, end_run, lose_client
+from hqueue.lifecycle.spreading import Change
 from hqueue.lifecycle.status import Cause, apply, count_in
 from hqueue.lifecycle.submission import submit
 from hqueue.lifecycle.trees import is_counted
-from hqueue.lifecycle.wishes import Action, act, below_unfinished, step
+from hqueue.lifecycle.wishes import Action, act, below_unfinished, spread, step
 
 __all__ = [
     "Action",
     "Cause",
+    "Change",
     "Report",
     "act",
     "apply",
@@ -41,6 +46,7 @@ __all__ = [
     "is_counted",
     "lose_client",
     "repair",
+    "spread",
     "step",
     "submit",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -29,6 +29,22 @@ _NO_GROUPS: Final[frozenset[str]] = frozenset()
 _MOST_KEPT: Final = 50_000
 
 
+class _Known(NamedTuple):
+    """What was made of a client's row, to be used again while the row stays the same."""
+
+    columns: tuple[Any, ...]
+    facts: ClientFacts
+    refused_until: int
+    standing: Standing | None  # None where it may change without the row
+
+
+def _known(row: Any, groups: frozenset[str], before: _Known | None) -> _Known:
+    facts = ClientFacts(row.id, row.hostname, row.name, os_of(row.platform), groups, row.cpus, row.cpu_speed)
+    if before is not None and before.facts == facts:
+        facts = before.facts
+    return _Known(tuple(row), facts, row.refused_until, Standing.LOST if row.lost else None)
+
+
 @dataclass(frozen=True, slots=True)
 class FarmView:
     """A snapshot of the farm."""
@@ -47,7 +63,7 @@ class FarmReader:
         self.roster = roster
         self._clock = clock
         self._zone = zone
-        self._facts: dict[tuple[Any, ...], ClientFacts] = {}
+        self._known: dict[int, _Known] = {}
         self.known: dict[int, Requirement] = {}  # by id, as far as they were asked for
 
     def read(self, connection: sa.Connection) -> FarmView:
@@ -73,19 +89,22 @@ class FarmReader:
         now = self._clock.now()
         local, now_ms = now.astimezone(self._zone), to_ms(now)
         members: dict[int, set[str]] = {}
-        for client_id, name in connection.execute(_MEMBERS):
+        for client_id, name in connection.execute(_MEMBERS).all():
             members.setdefault(client_id, set()).add(name)
-        facts, kept = self._facts, {}
+        kept: dict[int, _Known] = {}
         views = []
-        for row in connection.execute(_CLIENTS):
-            key = (*row[:6], frozenset(members[row.id]) if row.id in members else _NO_GROUPS)
-            known = facts.get(key)
-            if known is None:
-                client_id, hostname, name, platform, cpus, speed = row[:6]
-                known = ClientFacts(client_id, hostname, name, os_of(platform), key[6], cpus, speed)
-            kept[key] = known
-            views.append(ClientView(known, self.standing(row, local), row.refused_until > now_ms))
-        self._facts = kept
+        for row in connection.execute(_CLIENTS).all():
+            client_id, columns = row[0], tuple(row)
+            groups = members.get(client_id, _NO_GROUPS)
+            known = self._known.get(client_id)
+            if known is None or known.columns != columns or known.facts.groups != groups:
+                known = _known(row, frozenset(groups), known)
+            kept[client_id] = known
+            standing = known.standing
+            if standing is None:
+                standing = self.standing(row, local)
+            views.append(ClientView(known.facts, standing, known.refused_until > now_ms))
+        self._known = kept
         return views
 
     def standing(self, row: Any, local: datetime | None = None) -> Standing:

@@ -91,6 +91,9 @@ _CLOSE: Final = (
     )
 )
 _INSERT: Final = sa.insert(run)
+_LABELS: Final = sa.select(client.c.id, client.c.hostname, client.c.name).where(
+    client.c.id.in_(sa.bindparam("clients", expanding=True)),
+)
 # Without the status among the conditions: SQLite would rather walk along all runnable jobs than look up a few by id.
 _RUNNABLE: Final = (
     sa.select(job.c.id, job.c.attempts, job.c.requirement_id, job.c.status, run.c.id.label("open_run"))
@@ -185,8 +188,8 @@ def _still_runnable(session: Session, wanted: Mapping[int, Placement]) -> dict[i
 
 def client_labels(connection: sa.Connection, client_ids: Sequence[int]) -> dict[int, str]:
     """Return what people call the clients: `hostname`, or `hostname:name`."""
-    query = sa.select(client.c.id, client.c.hostname, client.c.name).where(client.c.id.in_(client_ids))
-    return {row.id: f"{row.hostname}:{row.name}" if row.name else row.hostname for row in connection.execute(query)}
+    rows = connection.execute(_LABELS, {"clients": client_ids})
+    return {row.id: f"{row.hostname}:{row.name}" if row.name else row.hostname for row in rows}
 
 
 def open_runs(connection: sa.Connection, client_id: int) -> list[RunRow]:

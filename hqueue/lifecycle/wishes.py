@@ -6,14 +6,16 @@ the rest on in small steps, parents before children, also after a crash.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.lifecycle.deletion import delete, missed_roots, rehome
 from hqueue.lifecycle.rows import ancestors, statuses
+from hqueue.lifecycle.spreading import SPREADING, Change
 from hqueue.lifecycle.status import Cause, apply
 from hqueue.schema import job, job_edge, wish, wish_job
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus
@@ -61,11 +63,25 @@ def act(session: Session, action: Action, job_ids: Sequence[int]) -> None:
     _note(session, action, _with_children(session, named))
 
 
+def spread(session: Session, change: Change, job_ids: Sequence[int], value: Any) -> None:
+    """Have everything below jobs get what they were given.
+
+    Writes: a wish that `step` carries on.
+    """
+    unfinished = sa.select(wish.c.id).where(wish.c.action == change.value).limit(1)
+    # An older wish that is still on its way must not have the last word on one of these.
+    older = session.connection.execute(unfinished).first() is not None
+    _note(session, change, job_ids if older else _with_children(session, job_ids), value=value)
+
+
 def step(session: Session) -> bool:
     """Carry the oldest unfinished wish a small step on; tell whether there may be more to do."""
     oldest = session.connection.execute(sa.select(wish).order_by(wish.c.id).limit(1)).one_or_none()
     if oldest is None:
         return False
+    if oldest.action in SPREADING:
+        _spread_on(session, oldest)
+        return True
     action = Action(oldest.action)
     if oldest.phase == _SPREAD:
         query = (
@@ -83,14 +99,40 @@ def step(session: Session) -> bool:
             session.connection.execute(sa.update(wish).where(wish.c.id == oldest.id).values(phase=_RELEASE))
         return True
     if not (rehome(session, _gone_roots(oldest.id), STEP) if action is Action.DELETE else _release(session, oldest.id)):
-        session.connection.execute(sa.delete(wish_job).where(wish_job.c.wish_id == oldest.id))
-        session.connection.execute(sa.delete(wish).where(wish.c.id == oldest.id))
+        _finish(session, oldest.id)
     return True
 
 
+def _spread_on(session: Session, oldest: Any) -> None:
+    query = (
+        sa.select(wish_job.c.position, wish_job.c.job_id, wish_job.c.child_cursor)
+        .where(wish_job.c.wish_id == oldest.id, wish_job.c.state == _EXPAND)
+        .order_by(wish_job.c.position)
+        .limit(1)
+    )
+    row = session.connection.execute(query).one_or_none()
+    if row is None:
+        _finish(session, oldest.id)
+        return
+    value = json.loads(oldest.value_json)
+    below, cursor = SPREADING[oldest.action](session, row.job_id, row.child_cursor, value)
+    _insert(session, oldest.id, below)
+    values = {"state": _DONE} if cursor is None else {"child_cursor": cursor}
+    session.connection.execute(sa.update(wish_job).where(wish_job.c.position == row.position).values(values))
+
+
+def _finish(session: Session, wish_id: int) -> None:
+    session.connection.execute(sa.delete(wish_job).where(wish_job.c.wish_id == wish_id))
+    session.connection.execute(sa.delete(wish).where(wish.c.id == wish_id))
+
+
 def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[int]:
-    """Return those of the jobs that an unfinished wish has reached or may still reach; they are not to be assigned."""
-    if connection.execute(sa.select(wish.c.id).limit(1)).first() is None:
+    """Return those of the jobs that an unfinished wish has reached or may still reach; they are not to be assigned.
+
+    One about priorities does not matter here.
+    """
+    matters = wish.c.action != Change.PRIORITY.value
+    if connection.execute(sa.select(wish.c.id).where(matters).limit(1)).first() is None:
         return set()
     asked = set(job_ids)
     seen, level = set(asked), set(asked)
@@ -106,7 +148,8 @@ def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[i
         seen |= level
     blocked: set[int] = set()
     for part in chunks(sorted(seen)):
-        blocked.update(connection.execute(sa.select(wish_job.c.job_id).where(wish_job.c.job_id.in_(part))).scalars())
+        reached = sa.select(wish_job.c.job_id).join(wish, wish.c.id == wish_job.c.wish_id)
+        blocked.update(connection.execute(reached.where(matters, wish_job.c.job_id.in_(part))).scalars())
     pending = list(blocked)
     while pending:
         fresh = [child for child in children[pending.pop()] if child not in blocked]
@@ -122,6 +165,8 @@ def fall_under(session: Session, edges: Sequence[tuple[int, int]]) -> None:
     for parent_id, child_id in edges:
         first_new[parent_id] = min(child_id, first_new.get(parent_id, child_id))
     for wish_id, name in unfinished:
+        if name in SPREADING:
+            continue  # a new job has the conditions that its root has now, and the priority it was given
         if Action(name) is not Action.DELETE:  # that takes what is below a job when it takes the job
             for parent_id, child_id in first_new.items():
                 _look_again(session, wish_id, Action(name), parent_id, child_id - 1)
@@ -188,10 +233,18 @@ def _carry_out(session: Session, action: Action, job_ids: Sequence[int]) -> None
         apply(session, _EVENTS[action], job_ids, cause)
 
 
-def _note(session: Session, action: Action, job_ids: Sequence[int], gone_roots: Sequence[int] = ()) -> None:
+def _note(
+    session: Session,
+    action: Action | Change,
+    job_ids: Sequence[int],
+    gone_roots: Sequence[int] = (),
+    *,
+    value: Any = None,
+) -> None:
     if not job_ids and not gone_roots:
         return
-    values = {"action": action.value, "phase": _SPREAD, "created_at": session.now_ms}
+    given = None if value is None else json.dumps(value, ensure_ascii=False)
+    values = {"action": action.value, "phase": _SPREAD, "created_at": session.now_ms, "value_json": given}
     result = session.connection.execute(sa.insert(wish).values(values))
     key = result.inserted_primary_key
     assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored

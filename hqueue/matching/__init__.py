@@ -6,14 +6,14 @@ rules        when a client is to be used
 clients      a client as a plan sees it
 units        resources that are counted
 why          the checks, in order: the first that fails is the reason why a job does not go on a client
-plan         the queue's order, onto clients; clients held for those that need more than is free
-explain      reasons counted over the clients, and a sentence
+planning     the queue's order, onto clients; clients held for those that need more than is free
+explanation  reasons counted over the clients, and a sentence
 """
 
 from hqueue.matching.clients import ClientFacts, ClientView, Standing
 from hqueue.matching.conditions import KINDS, Condition, FarmNames, conditions_as_dicts, conditions_from, same_host
-from hqueue.matching.explain import Explanation, explain
-from hqueue.matching.plan import Candidate, HeldFor, Placement, Plan, needs_more_than_a_gap, plan
+from hqueue.matching.explanation import Explanation, explain
+from hqueue.matching.planning import Candidate, HeldFor, Placement, Plan, needs_more_than_a_gap, plan
 from hqueue.matching.requirement import SINGLE, Requirement, os_of, singles_of
 from hqueue.matching.rules import Rule, RuleError, open_now, read_rules, rules_as_dicts
 from hqueue.matching.units import Units

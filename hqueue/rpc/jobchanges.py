@@ -13,11 +13,11 @@ from hqueue import jobspec, lifecycle
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
 from hqueue.lifecycle.farmview import FarmReader
 from hqueue.lifecycle.requirements import read_requirement, requirement_id
-from hqueue.matching import Condition, conditions_from, singles_of
+from hqueue.lifecycle.spreading import set_priority
+from hqueue.matching import Condition, conditions_as_dicts, conditions_from, singles_of
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
-from hqueue.schema import job, job_edge, job_spec, requirement
-from hqueue.states import SETTLED
+from hqueue.schema import job, job_spec, requirement
 from hqueue.store import WakeScheduler, chunks
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     _Columns = Mapping[str, tuple[str, Callable[[JobSpec], Any]]]
 
-_PRIORITY_CHANGED: Final = "priority changed"
 _PROPERTIES_CHANGED: Final = "properties changed"
 
 
@@ -47,7 +46,8 @@ class JobChanges:
     def setJobPriority(self, ids: Any, priority: Any) -> Future[bool]:
         """Set the priority of jobs, and of everything unsettled below them; return True.
 
-        Unknown ids are skipped; a negative priority is 0.
+        Unknown ids are skipped; a negative priority is 0. The jobs named change at once, what is below them in the
+        moments after.
         Errors: InvalidSpecError for what is no priority.
         Source: ours.
         """
@@ -190,10 +190,7 @@ class JobChanges:
         session.connection.execute(
             sa.update(job_spec).where(job_spec.c.job_id.in_(ids)).values(inherits_conditions=False),
         )
-        inherits = sa.exists().where(job_spec.c.job_id == job.c.id, job_spec.c.inherits_conditions)
-        self._replace(
-            session, sa.and_(job.c.root_id.in_(ids), job.c.id.not_in(ids), inherits), {"conditions": conditions}
-        )
+        lifecycle.spread(session, lifecycle.Change.CONDITIONS, ids, conditions_as_dicts(conditions))
 
     def _replace(self, session: Session, which: sa.ColumnElement[bool], changes: Mapping[str, Any]) -> None:
         """Move jobs to requirements that differ from their own; a statement per different one, not per job."""
@@ -238,26 +235,13 @@ def _set_columns(
 
 
 def _set_priority(session: Session, ids: Sequence[int], priority: int) -> None:
-    connection = session.connection
-    changed: dict[int, Any] = {}
+    found: list[int] = []
     for part in chunks(ids):
-        below = sa.select(job.c.id).where(job.c.id.in_(part)).cte("below", recursive=True)
-        below = below.union(sa.select(job_edge.c.child_id).where(job_edge.c.parent_id == below.c.id))
-        query = (
-            sa.select(job.c.id, job.c.status, job.c.priority)
-            .join(below, below.c.id == job.c.id)
-            .where(
-                job.c.priority != priority,
-                sa.or_(job.c.id.in_(part), job.c.status.not_in(sorted(SETTLED))),
-            )
-        )
-        changed.update((row.id, row) for row in connection.execute(query))
-    for part in chunks(sorted(changed)):
-        connection.execute(sa.update(job).where(job.c.id.in_(part)).values(priority=priority))
-    for row in (changed[key] for key in sorted(changed)):
-        session.record(row.id, _PRIORITY_CHANGED, row.status, f"{row.priority} > {priority}")
-    if changed:
-        session.after_commit(WakeScheduler())
+        query = sa.select(job.c.id, job.c.status, job.c.priority).where(job.c.id.in_(part)).order_by(job.c.id)
+        rows = session.connection.execute(query).all()
+        set_priority(session, rows, priority)
+        found.extend(row.id for row in rows)
+    lifecycle.spread(session, lifecycle.Change.PRIORITY, found, priority)
 
 
 def _status(session: Session, job_id: int, given: Any) -> str:

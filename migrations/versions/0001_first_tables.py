@@ -148,6 +148,7 @@ def upgrade() -> None:
         sa.Column("id", Id, nullable=False),
         sa.Column("action", sa.String(length=16), nullable=False),
         sa.Column("phase", sa.String(length=16), nullable=False),
+        sa.Column("value_json", LongText, nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_wish")),
         **OPTIONS,

@@ -33,7 +33,7 @@ def requirements(count: int) -> list[Requirement]:
     """Return different requirements; every client meets a tenth of them or so."""
     return [
         Requirement(
-            conditions=(Condition("group", "==", f"group{number % GROUPS}"),), cpus=1 + number // GROUPS % 3 // 2
+            conditions=(Condition("group", "==", f"group{number // 2 % GROUPS}"),), cpus=1 + number // GROUPS % 3 // 2
         )
         if number % 2
         else Requirement(conditions=(Condition("hostname", "!=", f"host{number}"),))
@@ -183,13 +183,13 @@ def run_ticks(folder: Path, jobs: int, clients: int, kinds: int, freed: int) -> 
     try:
         bench.tick()
         figures = []
-        for _ in range(15):
+        for _ in range(9):
             bench.free(freed)
             took, filled = bench.tick()
-            if filled:  # a short queue runs out of jobs that fit what was freed
+            if filled:
                 figures.append(took)
-        assert figures, "nothing was assigned"
-        return 1000 * statistics.median(figures)
+        assert figures, "nothing was ever assigned"
+        return 1000 * min(figures)  # what else the machine does meanwhile is no part of it
     finally:
         bench.store.close()
 
@@ -213,7 +213,7 @@ def run(scale: float) -> list[Row]:
     folder = Path(tempfile.mkdtemp(prefix="hqueue-bench-"))
     try:
         clients = max(GROUPS, int(1000 * scale))  # or some groups would have none
-        placed = run_plan(max(100, int(10_000 * scale)), clients)
+        placed = run_plan(10 * clients, clients)
         freed = max(5, int(FREED * scale))
         decisions = run_fill(folder, clients)
         few = run_ticks(folder, 10 * clients, clients, 200, freed)

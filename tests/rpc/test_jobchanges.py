@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from hqueue import errors
@@ -22,6 +24,8 @@ class TestPriority:
         )
         other = api.newjob({"name": "o", "priority": 3})[0]
         assert api.setJobPriority([ids[0], 99], "7 (hoch)") is True
+        assert priorities(api, [ids[0], ids[1]]) == [7, 0]
+        api.farm.finish_wishes()
         assert priorities(api, [*ids, shared, other]) == [7, 7, 7, 0, 7, 3]
         log = api.getJob(ids[2], ["logs"])["logs"][-1]
         assert (log["event"], log["status"], log["message"]) == ("priority changed", "runnable", "0 > 7")
@@ -44,6 +48,83 @@ class TestPriority:
     def test_what_is_no_priority(self, api, bad):
         with pytest.raises(errors.InvalidSpecError, match="priority"):
             api.setJobPriority([1], bad)
+
+
+class TestLargeTrees:
+    """What goes down a tree goes in small steps, and the later word counts."""
+
+    @pytest.fixture
+    def tree(self, api):
+        return api.newjob({"name": "r", "children": [{"name": "k", "command": "c"}] * 450})
+
+    def test_a_step_changes_a_few_hundred_jobs(self, api, tree):
+        api.setJobPriority(tree[:1], 5)
+        seen = []
+        while api.farm.step():
+            seen.append(priorities(api, tree).count(5))
+        steps = [after - before for before, after in pairwise([1, *seen])]
+        assert sum(steps) == 450
+        assert max(steps) == 200
+
+    def test_the_later_word_counts(self, api, tree):
+        for ids, priority in ((tree[:1], 5), (tree[:1], 6), ([tree[10]], 7)):
+            api.setJobPriority(ids, priority)
+            api.farm.step()
+        api.farm.finish_wishes()
+        assert priorities(api, tree[:12]) == [6] * 10 + [7, 6]
+        assert api.farm.wishes() == 0
+
+    def test_an_older_word_on_its_way_does_not_come_last(self, api):
+        ids = api.newjob({"name": "r", "children": [{"name": "k", "children": [{"name": "u", "command": "c"}]}]})
+        api.setJobPriority(ids[:1], 5)
+        api.setJobPriority(ids[1:2], 7)
+        api.setJobPriority(ids[2:], 9)
+        api.farm.finish_wishes()
+        assert priorities(api, ids) == [5, 7, 9]
+
+    def test_a_crash_in_between_loses_nothing(self, api, tree):
+        api.setJobPriority(tree[:1], 5)
+        api.farm.step()
+        assert api.farm.repair() == []
+        api.farm.finish_wishes()
+        assert set(priorities(api, tree)) == {5}
+
+    def test_a_priority_on_its_way_holds_nobody_up(self, api, tree):
+        machine = api.farm.machine(cpus=3)
+        api.setJobPriority(tree[:1], 5)
+        api.farm.tick()
+        machine.beat()
+        assert len(machine.jobs) == 3
+
+    def test_nothing_is_assigned_where_it_is_about_to_be_forbidden(self, api, tree):
+        machine = api.farm.machine("farm-a")
+        api.savePermittedClientsList(tree[0], ["farm-b"])
+        api.farm.step()
+        api.farm.tick()
+        machine.beat()
+        assert machine.jobs == []
+        api.farm.finish_wishes()
+        api.farm.tick()
+        machine.beat()
+        assert machine.jobs == []
+        assert {str(job["conditions"]) for job in api.getJobs(tree, ["conditions"])} == {
+            str(api.getJob(tree[0], ["conditions"])["conditions"])
+        }
+
+    def test_conditions_go_in_small_steps_and_the_later_ones_count(self, api, tree):
+        def permitted():
+            return [
+                job["conditions"][0]["value"] if job["conditions"] else "" for job in api.getJobs(tree, ["conditions"])
+            ]
+
+        api.savePermittedClientsList(tree[0], ["farm-a"])
+        api.farm.step()
+        assert 0 < permitted().count("farm-a") <= 201
+        api.savePermittedClientsList(tree[0], ["farm-b"])
+        (late,) = api.newjob({"name": "spät", "command": "c"}, tree[0])
+        api.farm.finish_wishes()
+        assert set(permitted()) == {"farm-b"}
+        assert api.getJob(late, ["conditions"])["conditions"][0]["value"] == "farm-b"
 
 
 class TestProperties:
@@ -202,6 +283,7 @@ class TestPermittedClients:
             },
         )
         api.savePermittedClientsList(root, ["farm-a"])
+        api.farm.finish_wishes()
 
         def hosts():
             return [[each["value"] for each in job["conditions"]] for job in api.getJobs([root, heir, other, below])]
@@ -210,6 +292,7 @@ class TestPermittedClients:
         assert api.getJob(heir, ["cpus"]) == {"cpus": 2}
         api.savePermittedClientsList(heir, ["farm-b"])
         api.savePermittedClientsList(root, [])
+        api.farm.finish_wishes()
         assert hosts() == [[], ["farm-b"], ["farm-z"], []]
 
     @pytest.mark.parametrize("bad", [None, {}, 3, [3], [""], "", ["a,b", "c"]])

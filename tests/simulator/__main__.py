@@ -33,6 +33,9 @@ def main() -> int:
             sys.stdout.write(f"seed {seed} failed:\n{traceback.format_exc(limit=-3)}\n")
             sys.stdout.flush()
             continue
+        if (seed - arguments.first) % 100 == 99:
+            sys.stdout.write(f"{seed - arguments.first + 1} seeds so far\n")
+            sys.stdout.flush()
         jobs += len(world.jobs)
         starts += sum(kind.starts for kind in world.jobs.values())
     folder.close()

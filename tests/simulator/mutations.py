@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hqueue import scheduler
 from hqueue.lifecycle import farmview
-from hqueue.matching import Units, clients, conditions, plan, rules, why
+from hqueue.matching import Units, clients, conditions, planning, rules, why
 from hqueue.matching.clients import ClientView, Standing
 from tests.simulator.simulation import Folder, run_seed
 
@@ -91,13 +91,13 @@ def _lacking(*, per_machine: bool) -> Any:
 
 def _no_fewest() -> Any:
     """Take fewer clients than a job wants."""
-    original = plan._Planner.__init__
+    original = planning._Planner.__init__
 
     def begin(self: Any, requirements: Any, *rest: Any) -> None:
         fewer = {key: dataclasses.replace(wanted, min_hosts=1) for key, wanted in requirements.items()}
         original(self, fewer, *rest)
 
-    return _changed(plan._Planner, "__init__", begin)
+    return _changed(planning._Planner, "__init__", begin)
 
 
 def _window(text: str) -> Any:
@@ -133,7 +133,7 @@ def _not_negated() -> Any:
 
 
 def _no_hold() -> Any:
-    return _changed(plan._Planner, "_hold", lambda *_: None)
+    return _changed(planning._Planner, "_hold", lambda *_: None)
 
 
 def _hold_for_nobody() -> Any:
@@ -142,13 +142,13 @@ def _hold_for_nobody() -> Any:
 
 def _order(rank: Callable[[Any], Any]) -> Any:
     """Take jobs in another order."""
-    original = plan._Planner.run
+    original = planning._Planner.run
 
     def run(self: Any, heads: Any) -> Any:
-        changed = {key: plan.Candidate(rank(head.rank), head.requirement_id) for key, head in heads.items()}
+        changed = {key: planning.Candidate(rank(head.rank), head.requirement_id) for key, head in heads.items()}
         return original(self, changed)
 
-    return _changed(plan._Planner, "run", run)
+    return _changed(planning._Planner, "run", run)
 
 
 MUTATIONS: dict[str, Callable[[], Any]] = {

@@ -102,6 +102,7 @@ class World:
         self.failed: dict[tuple[int, int], int] = {}  # job and client: since the job was last rescheduled
         self.longest_s = self.chance.choice([20, 60, 200])
         self.calm = False  # nothing fails any more
+        self.broken = 1 if seed % 5 == 3 else 0  # a client on which most jobs fail
         for number in range(self.chance.randint(2, 7)):
             self.add_node(number)
         for name, per_machine in (("nuke", False), ("render", True)):
@@ -209,11 +210,13 @@ class World:
             else:
                 held.state = "halted" if order["wish"] == "halt" else "running"
         for order in orders.assignments:
-            node.held[order["token"]] = self._begin(order["jobId"])
+            node.held[order["token"]] = self._begin(node, order["jobId"])
         return reports
 
-    def _begin(self, job_id: int) -> Held:
+    def _begin(self, node: Node, job_id: int) -> Held:
         lasts_s = self.chance.uniform(1, self.longest_s)
+        if node.id == self.broken and not self.calm and self.chance.random() < 0.8:
+            return Held(job_id, self.now_s + min(lasts_s, 10), "exited badly")
         ends = ["exited well"] * 17 + ([] if self.calm else ["exited badly", "exited badly", "refused", "lost"])
         return Held(job_id, self.now_s + lasts_s, self.chance.choice(ends))
 

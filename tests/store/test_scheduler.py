@@ -365,7 +365,7 @@ class TestCost:
         assert set(running) == {4}
 
     def test_the_requirements_are_found_by_steps_of_the_index(self, sqlite_farm: StoreFarm) -> None:
-        text = str(scheduler._WAITING_REQUIREMENTS.compile(compile_kwargs={"literal_binds": True}))
+        text = str(scheduler._HEADS.compile(compile_kwargs={"literal_binds": True}))
         with sqlite_farm.store.reading() as connection:
             plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
         assert "ix_job_schedule (status=? AND requirement_id>?)" in plan

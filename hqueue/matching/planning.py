@@ -149,7 +149,7 @@ class _Planner:
             for view in clients:
                 if view.free_cpus <= 0:
                     del self._free[view.facts.id]
-            following = self._following(key)
+            following = self._following(key) if self._free or self._holders else None
             if following is None:
                 heapq.heappop(line)
             else:

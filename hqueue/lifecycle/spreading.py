@@ -1,0 +1,93 @@
+"""Changes that go down a tree, a small part at a time: a priority, and conditions that descendants share.
+
+Each function does what is next below one job and returns the jobs below which to go on, and how far it got among this
+one's: None at the end. What it is told to set is the latest word when it is carried out, for wishes are carried out in
+the order in which they came.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue.lifecycle.requirements import read_requirement, requirement_id
+from hqueue.matching import conditions_from
+from hqueue.schema import job, job_edge, job_spec, requirement
+from hqueue.states import SETTLED
+from hqueue.store import Session, WakeScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Jobs looked at in one step: less than 10 ms of write lock.
+_STEP: Final = 200
+PRIORITY_CHANGED: Final = "priority changed"
+
+
+class Change(StrEnum):
+    """What can be set for everything below a job."""
+
+    PRIORITY = "priority"
+    CONDITIONS = "conditions"
+
+
+def set_priority(session: Session, rows: Sequence[Any], priority: int) -> None:
+    """Give jobs a priority, and say so in their logs; a row has id, status and priority."""
+    changed = [row for row in rows if row.priority != priority]
+    if changed:
+        ids = [row.id for row in changed]
+        session.connection.execute(sa.update(job).where(job.c.id.in_(ids)).values(priority=priority))
+        for row in changed:
+            session.record(row.id, PRIORITY_CHANGED, row.status, f"{row.priority} > {priority}")
+        session.after_commit(WakeScheduler())
+
+
+def _spread_priority(session: Session, job_id: int, cursor: int, priority: int) -> tuple[list[int], int | None]:
+    columns = (job.c.id, job.c.status, job.c.priority, job.c.children_total)
+    query = (
+        sa.select(*columns)
+        .join(job_edge, job_edge.c.child_id == job.c.id)
+        .where(job_edge.c.parent_id == job_id, job_edge.c.child_id > cursor)
+        .order_by(job_edge.c.child_id)
+        .limit(_STEP)
+    )
+    rows = list(session.connection.execute(query))
+    # The job itself again: an older wish may have been here since it was set.
+    itself = [] if cursor else list(session.connection.execute(sa.select(*columns).where(job.c.id == job_id)))
+    set_priority(session, [row for row in (*itself, *rows) if row.status not in SETTLED], priority)
+    return [row.id for row in rows if row.children_total], rows[-1].id if len(rows) == _STEP else None
+
+
+def _spread_conditions(session: Session, root_id: int, cursor: int, given: list[Any]) -> tuple[list[int], int | None]:
+    query = (
+        sa.select(job.c.id, job.c.requirement_id, job_spec.c.inherits_conditions, requirement.c.spec_json)
+        .join(job_spec, job_spec.c.job_id == job.c.id)
+        .join(requirement, requirement.c.id == job.c.requirement_id)
+        .where(job.c.root_id == root_id, job.c.id > cursor)
+        .order_by(job.c.id)
+        .limit(_STEP)
+    )
+    rows = session.connection.execute(query).all()
+    members: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        if row.inherits_conditions:
+            members[row.spec_json].append(row.id)
+    conditions = conditions_from(given)
+    known: dict[str, int] = {}
+    for text, ids in members.items():
+        wanted = read_requirement(text)
+        if wanted.conditions != conditions:
+            right = requirement_id(session, replace(wanted, conditions=conditions), known)
+            session.connection.execute(sa.update(job).where(job.c.id.in_(ids)).values(requirement_id=right))
+    session.after_commit(WakeScheduler())
+    return [], rows[-1].id if len(rows) == _STEP else None
+
+
+SPREADING: Final[dict[str, Callable[[Session, int, int, Any], tuple[list[int], int | None]]]] = {
+    Change.PRIORITY: _spread_priority,
+    Change.CONDITIONS: _spread_conditions,
+}
