@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.lifecycle import notes
 from hqueue.lifecycle.requirements import give, read_requirement, requirement_id
 from hqueue.schema import client, client_failure, job, requirement, root_block
 from hqueue.states import SETTLED
@@ -154,6 +155,7 @@ def _tell(session: Session, root_id: int, client_ids: list[int], max_failures: i
         label = f"{hostname}:{name}" if name else hostname
         text = f"client {label} is blocked for this job and those below it: they failed there {max_failures} times"
         session.record(root_id, "note", status, text)
+        notes.add(session, text, job_id=root_id)
 
 
 def _move(session: Session, root_id: int, blocked: tuple[int, ...], after: int) -> int | None:

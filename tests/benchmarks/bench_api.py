@@ -113,12 +113,18 @@ class _Caller:
         self._socket.sendall(request)
         start = b""
         while b"\r\n\r\n" not in start:
-            start += self._socket.recv(65536)
+            start += self._received(65536)
         head, _, rest = start.partition(b"\r\n\r\n")
         self._pieces, missing = [rest], int(head.lower().split(b"content-length:")[1].split()[0]) - len(rest)
         while missing:
-            self._pieces.append(self._socket.recv(min(missing, 1 << 20)))
+            self._pieces.append(self._received(min(missing, 1 << 20)))
             missing -= len(self._pieces[-1])
+
+    def _received(self, most: int) -> bytes:
+        data = self._socket.recv(most)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        return data
 
     def close(self) -> None:
         """Close the connection."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from hqueue import scheduler
 from hqueue.lifecycle import Action, failures
+from hqueue.schema import note as notes
+from hqueue.schema import note_thread as threads
 from tests.store.scheduling import explained, started, tick
 from tests.storefarm import StoreFarm, settings
 
@@ -98,6 +101,11 @@ class TestBlocked:
             "queued",
             "client farm-a is blocked for this job and those below it: they failed there 3 times",
         ) in farm.log(root)
+        with farm.store.reading() as connection:
+            (note,) = connection.execute(
+                sa.select(notes.c.text).join(threads, threads.c.id == notes.c.thread_id).where(threads.c.job_id == root)
+            ).scalars()
+        assert note.startswith("client farm-a is blocked for this job")
         good = farm.machine("farm-b", 1)
         tick(farm)
         assert farm.run(frames[3]).client_id == good.id
