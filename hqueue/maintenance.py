@@ -32,6 +32,7 @@ _SAVE_CLIENT: Final = (
 
 def save_roster(store: Store, roster: Roster) -> int:
     """Write what heartbeats brought since the last time, all of it in one transaction; return how many rows."""
+    roster.sweep_progress()
     seen = [live for live in list(roster.clients.values()) if live.unsaved]
     moved = {job_id: each for job_id, each in list(roster.progress.items()) if each.unsaved}
     if not seen and not moved:

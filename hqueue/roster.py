@@ -51,6 +51,7 @@ class Progress:
     numerator: float
     denominator: float
     unsaved: bool = True
+    passes_left: int = 0  # set: its run has ended
 
 
 @dataclass
@@ -113,5 +114,19 @@ class Roster:
             self.progress[job_id] = Progress(numerator, denominator)
 
     def forget_progress(self, job_id: int) -> None:
-        """Drop a job whose run has ended; its progress is in the store."""
-        self.progress.pop(job_id, None)
+        """Let a job go whose run has ended; its progress is in the store.
+
+        It goes with the second pass of the ledger from now: until then somebody may still read an older snapshot.
+        """
+        known = self.progress.get(job_id)
+        if known is not None:
+            known.unsaved = False
+            known.passes_left = 2
+
+    def sweep_progress(self) -> None:
+        """Drop what was let go some time ago; called by the ledger."""
+        for job_id, each in list(self.progress.items()):
+            if each.passes_left:
+                each.passes_left -= 1
+                if not each.passes_left:
+                    self.progress.pop(job_id, None)

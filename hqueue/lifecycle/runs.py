@@ -102,7 +102,8 @@ _RUNNABLE: Final = (
 )
 _STORE_PROGRESS: Final = (
     sa.update(job)
-    .where(job.c.id == sa.bindparam("key_id"))
+    # One whose run has ended meanwhile has its last word already.
+    .where(job.c.id == sa.bindparam("key_id"), job.c.run_id.is_not(None))
     .values(
         progress=sa.bindparam("fraction"),
         progress_numerator=sa.bindparam("numerator"),

@@ -62,6 +62,7 @@ class RunBook:
         """Keep what was just handed out."""
         known = KnownRun(assignment["runId"], assignment["jobId"], client_id, assignment=assignment)
         self._runs[assignment["token"]] = known
+        self._roster.progress.pop(known.job_id, None)  # an earlier attempt's
 
     def note_progress(self, token: str, progress: tuple[float, float] | None) -> None:
         """Take what a running command says of its progress."""

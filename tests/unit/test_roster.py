@@ -113,5 +113,9 @@ def test_progress_is_stored_only_when_it_moves(roster: Roster) -> None:
     roster.report_progress(5, 2, 10)
     assert roster.progress[5].unsaved
     roster.forget_progress(5)
-    roster.forget_progress(5)
+    roster.forget_progress(99)  # nobody
+    assert not roster.progress[5].unsaved  # what the run's end stored is the last word
+    roster.sweep_progress()
+    assert roster.progress[5].numerator == 2  # a reader with an older snapshot may still ask
+    roster.sweep_progress()
     assert 5 not in roster.progress
