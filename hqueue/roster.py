@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hqueue.clock import Clock
+    from hqueue.matching import Hold
 
 # A check that comes later than this means that the server stood still, and so did every client's connection to it.
 _STALL_S: Final = 10.0
@@ -61,8 +62,7 @@ class Roster:
     clock: Clock
     clients: dict[int, LiveClient] = field(default_factory=dict)
     progress: dict[int, Progress] = field(default_factory=dict)  # by job id, for open runs
-    # By job id: its place in the queue's order, and the clients that the latest tick kept for it.
-    holds: dict[int, tuple[tuple[int, int, int], tuple[int, ...]]] = field(default_factory=dict)
+    holds: dict[int, Hold] = field(default_factory=dict)  # by job id: what the latest tick kept for it
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _checked_at_s: float = 0.0
 

@@ -143,7 +143,7 @@ class Scheduler:
             with self.store.writing(durable=False) as session:
                 failures.step(session, self.config.max_client_failures)
             made = self._look(wait_for_roots=False) or Plan()
-        self.roster.holds = {job_id: (made.ranks[job_id], clients) for job_id, clients in made.holds.items()}
+        self.roster.holds = made.holds
         if not made.placements:
             return 0
         placements = [self._as_assigned(each) for each in made.placements]

@@ -13,7 +13,7 @@ explanation  reasons counted over the clients, and a sentence
 from hqueue.matching.clients import ClientFacts, ClientView, Standing
 from hqueue.matching.conditions import KINDS, Condition, FarmNames, conditions_as_dicts, conditions_from, same_host
 from hqueue.matching.explanation import Explanation, explain
-from hqueue.matching.planning import Candidate, HeldFor, Placement, Plan, needs_more_than_a_gap, plan
+from hqueue.matching.planning import Candidate, HeldFor, Hold, Placement, Plan, needs_more_than_a_gap, plan
 from hqueue.matching.requirement import SINGLE, Requirement, os_of, singles_of
 from hqueue.matching.rules import Rule, RuleError, open_now, read_rules, rules_as_dicts
 from hqueue.matching.units import Units
@@ -30,6 +30,7 @@ __all__ = [
     "FarmNames",
     "FitTable",
     "HeldFor",
+    "Hold",
     "Obstacle",
     "Placement",
     "Plan",

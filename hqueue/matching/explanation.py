@@ -51,13 +51,15 @@ class Explanation:
 def explain(wanted: Requirement, clients: Iterable[ClientView], units: Units, names: FarmNames) -> Explanation:
     """Count the reasons why clients do not take jobs with a requirement, the first that holds for each."""
     found: dict[tuple[int, str], Counted] = {}
-    total = free = 0
+    total = short = 0
+    free: list[ClientView] = []
     for client in clients:
         total += 1
         why = obstacle(wanted, client, units)
         if why is None:
-            free += 1
+            free.append(client)
             continue
+        short += ORDER[why.place] == "resources"
         key = (why.place, why.reason)
         counted = found.get(key)
         if counted is None:
@@ -66,14 +68,16 @@ def explain(wanted: Requirement, clients: Iterable[ClientView], units: Units, na
         if len(counted.examples) < _EXAMPLES:
             counted.examples.append(client.facts.label)
     reasons = tuple(found[key] for key in sorted(found))
-    lacking = [each.reason.removeprefix("resources: ") for each in reasons if each.check == "resources"]
-    never = units.impossible(wanted)
-    if never:  # whatever the clients do
-        lacking = [units.said(never, wanted)]
-    if lacking and not free:
-        summary = f"waits for a resource: {'; '.join(dict.fromkeys(lacking))}"
-        return Explanation(total, free, reasons, summary, lacks_resource=True)
-    return Explanation(total, free, reasons, _summary(wanted, total, free, reasons, names), lacks_resource=False)
+    never = units.impossible(wanted)  # whatever the clients do
+    if not never and len(free) >= wanted.min_hosts:  # each alone has enough of everything, but all together?
+        never = units.lacking(wanted, units.best_supplied(wanted, free)[: wanted.min_hosts])
+    lacks = bool(never) or len(free) < wanted.min_hosts <= len(free) + short
+    if never:
+        said = units.said(never, wanted)
+    else:
+        said = "; ".join(each.reason.removeprefix("resources: ") for each in reasons if each.check == "resources")
+    summary = f"waits for a resource: {said}" if lacks else _summary(wanted, total, len(free), reasons, names)
+    return Explanation(total, len(free), reasons, summary, lacks)
 
 
 def _summary(wanted: Requirement, total: int, free: int, reasons: Sequence[Counted], names: FarmNames) -> str:

@@ -74,13 +74,21 @@ class Placement(NamedTuple):
     clients: tuple[ClientView, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What is kept for a job that waits for more than is free at once, from all that come after it."""
+
+    rank: tuple[int, int, int]  # of the job
+    clients: tuple[int, ...]  # ids
+    units: tuple[tuple[str, int], ...]  # of resources, by name
+
+
 @dataclass(slots=True)
 class Plan:
-    """What goes where, and which clients are kept for whom."""
+    """What goes where, and what is kept for whom."""
 
     placements: list[Placement] = field(default_factory=list)
-    holds: dict[int, tuple[int, ...]] = field(default_factory=dict)  # client ids by job id
-    ranks: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # of the jobs that clients are held for
+    holds: dict[int, Hold] = field(default_factory=dict)  # by job id
 
 
 def needs_more_than_a_gap(wanted: Requirement) -> bool:
@@ -168,10 +176,7 @@ class _Planner:
         if room is None:
             room = self._rooms[key] = self._room(key)
         wanted = self._requirements[key]
-        found = room.best(wanted.max_hosts)
-        if wanted.resources:
-            while len(found) >= wanted.min_hosts and self._units.lacking(wanted, found):
-                found.pop()
+        found = self._licensed(wanted, room) if wanted.several and wanted.resources else room.best(wanted.max_hosts)
         if len(found) < wanted.min_hosts:
             return ()
         for view in found:
@@ -181,6 +186,16 @@ class _Planner:
             view.fresh = True
             room.put_back(view)
         return tuple(found)
+
+    def _licensed(self, wanted: Requirement, room: _Room) -> list[ClientView]:
+        """Return as many clients as there are resources for: first those that already hold what they need."""
+        found = self._units.best_supplied(wanted, room.best(len(self._free)))
+        able = wanted.max_hosts
+        while able >= wanted.min_hosts and self._units.lacking(wanted, found[:able]):
+            able -= 1
+        for view in found[able:]:
+            room.put_back(view)
+        return found[:able]
 
     def _room(self, key: int) -> _Room:
         wanted, fitting = self._requirements[key], self._fits.fitting(key, self._requirements[key])
@@ -206,15 +221,13 @@ class _Planner:
         soonest = _Soonest(wanted, self._units, self._times.since(), right.known_at_ms)
         chosen = sorted(able, key=soonest.key)[: wanted.min_hosts]
         if len(chosen) < wanted.min_hosts or self._units.lacking(wanted, chosen):
-            if wanted.resources:
-                # First what is counted: clients that stand empty for want of a licence are of no use to anybody.
-                self._units.reserve(wanted)
-            return
+            # First what is counted: clients that stand empty for want of a licence are of no use to anybody.
+            chosen = []
         for view in chosen:
             view.held = True
-        self._units.reserve(wanted, chosen)
-        self._plan.holds[head.job_id] = tuple(view.id for view in chosen)
-        self._plan.ranks[head.job_id] = head.rank
+        kept = self._units.keep_for(wanted, chosen)
+        if chosen or kept:
+            self._plan.holds[head.job_id] = Hold(head.rank, tuple(view.id for view in chosen), kept)
 
 
 class _Soonest:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hqueue.matching.clients import ClientView
     from hqueue.matching.requirement import Requirement
@@ -29,7 +29,7 @@ class Units:
     def __init__(self, resources: Mapping[str, Resource]) -> None:
         self._resources = resources
         self.used: dict[str, int] = dict.fromkeys(resources, 0)
-        self._reserved: dict[str, int] = {}  # for a job that comes before whatever is asked about
+        self._kept: dict[str, int] = {}  # for jobs that come before whatever is asked about
 
     def take(self, requirement: Requirement, client: ClientView, *, times: int = 1, first: bool = True) -> None:
         """Note that jobs run on a client; with `first` False it is another client of a job that was noted."""
@@ -44,12 +44,34 @@ class Units:
                 self.used[name] += amount - client.units.get(name, 0)
                 client.units[name] = amount
 
-    def reserve(self, requirement: Requirement, clients: Sequence[ClientView] = ()) -> None:
-        """Keep for a job what it will need, on these clients or on clients that hold nothing yet."""
+    def keep_for(self, requirement: Requirement, clients: Sequence[ClientView]) -> tuple[tuple[str, int], ...]:
+        """Keep for a job what it will need, on these clients or on clients that hold nothing yet; return how much."""
+        others = 0 if clients else requirement.min_hosts
+        amounts = []
         for name, amount in requirement.resources:
             kind = self._resources[name]
-            wanted = _wanted(kind, name, amount, clients, 0 if clients else requirement.min_hosts)
-            self._reserved[name] = self._reserved.get(name, 0) + wanted
+            if kind.maximum is not None:
+                amounts.append((name, _wanted(kind, name, amount, clients, others)))
+        self.keep(amounts)
+        return tuple(amounts)
+
+    def keep(self, amounts: Iterable[tuple[str, int]]) -> None:
+        """Keep so much for a job that comes before whatever is asked about."""
+        for name, amount in amounts:
+            self._kept[name] = self._kept.get(name, 0) + amount
+
+    def keep_nothing(self) -> None:
+        """Let go what was kept."""
+        self._kept.clear()
+
+    def best_supplied(self, requirement: Requirement, clients: Iterable[ClientView]) -> list[ClientView]:
+        """Return clients, first those on which a job takes the fewest units more; as they came where it is the same."""
+        known = [(name, amount, self._resources.get(name)) for name, amount in requirement.resources]
+
+        def missing(client: ClientView) -> int:
+            return sum(_wanted(kind, name, amount, (client,), 0) for name, amount, kind in known if kind is not None)
+
+        return sorted(clients, key=missing)
 
     def lacking(self, requirement: Requirement, clients: Sequence[ClientView]) -> str:
         """Return the first resource of which a job on these clients needs more than is left, "" where all is there."""
@@ -60,7 +82,7 @@ class Units:
             if kind.maximum is None:
                 continue
             wanted = _wanted(kind, name, amount, clients, 0)
-            taken = self.used[name] + (self._reserved.get(name, 0) if wanted else 0)
+            taken = self.used[name] + (self._kept.get(name, 0) if wanted else 0)
             if taken + wanted > kind.maximum:  # also where the maximum was lowered below what is in use: it drains
                 return name
         return ""
@@ -81,7 +103,8 @@ class Units:
         if kind is None:
             return f"nobody has created the resource {name}"
         amount = dict(requirement.resources)[name]
-        return f"{name}: {self.used[name]} of {kind.maximum} in use, {amount} wanted"
+        kept = f", {self._kept[name]} kept for jobs that come before" if self._kept.get(name) else ""
+        return f"{name}: {self.used[name]} of {kind.maximum} in use{kept}, {amount} wanted"
 
 
 def _wanted(kind: Resource, name: str, amount: int, clients: Sequence[ClientView], others: int) -> int:

@@ -12,15 +12,16 @@ from hqueue.lifecycle.farmview import FarmReader, farm_names
 from hqueue.matching import Explanation, explain
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
-from hqueue.schema import job, resource
+from hqueue.schema import client, job, resource, run
 from hqueue.states import JobStatus
+from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hqueue.clock import Clock
     from hqueue.lifecycle.farmview import FarmView
-    from hqueue.matching import FarmNames, Requirement
+    from hqueue.matching import FarmNames, Hold, Requirement
     from hqueue.roster import Roster
     from hqueue.store import Store
 
@@ -39,7 +40,7 @@ class Explainer:
         self._rows = rows
         self._reader = reader
         self._holds = roster.holds
-        self._found: dict[tuple[int, frozenset[int]], Explanation] = {}
+        self._found: dict[tuple[int, tuple[Hold, ...]], Explanation] = {}
 
     @cached_property
     def farm(self) -> FarmView:
@@ -60,18 +61,32 @@ class Explainer:
 
     def clients(self, row: Any) -> Explanation:
         """Return why each client does not take a job that waits."""
-        held = self._held_for_others(row)
-        key = (row.requirement_id, held)
+        before = self._held_for_others(row)
+        key = (row.requirement_id, before)
         if key not in self._found:
             farm = self.farm
+            held = {client_id for hold in before for client_id in hold.clients}
             for view in farm.clients:
                 view.held = view.id in held
+            farm.units.keep_nothing()
+            for hold in before:
+                farm.units.keep(hold.units)
             self._found[key] = explain(self.requirement(row), farm.clients, farm.units, self._names)
         return self._found[key]
+
+    @cached_property
+    def earlier_runs(self) -> Mapping[int, str]:
+        """The client of an earlier run that is not over yet, for those of the jobs that wait for its end."""
+        waiting = [row.id for row in self._rows if row.status == JobStatus.RUNNABLE]
+        found = (row for part in chunks(waiting) for row in self._connection.execute(_EARLIER_RUNS, {"jobs": part}))
+        return {row.open_job_id: f"{row.hostname}:{row.name}" if row.name else row.hostname for row in found}
 
     def waits_for(self, row: Any) -> str:
         """Return in a sentence what a job waits for, "" for one that does not wait."""
         if row.status == JobStatus.RUNNABLE:
+            earlier = self.earlier_runs.get(row.id)
+            if earlier is not None:
+                return f"waits for its earlier run on {earlier} to end"
             return self.clients(row).summary
         if row.status == JobStatus.QUEUED:
             count, total = row.children_unsettled, row.children_total
@@ -81,22 +96,22 @@ class Explainer:
 
     def clients_on_hold(self, job_id: int) -> list[dict[str, Any]]:
         """Return the clients that the latest tick kept for a job."""
-        _, client_ids = self._holds.get(job_id, (None, ()))
-        if not client_ids:
+        hold = self._holds.get(job_id)
+        if hold is None or not hold.clients:
             return []
         facts = {view.id: view.facts for view in self._reader.clients(self._connection)}
         return [
             {"id": each, "hostname": facts[each].hostname, "name": facts[each].name}
-            for each in client_ids
+            for each in hold.clients
             if each in facts
         ]
 
-    def _held_for_others(self, row: Any) -> frozenset[int]:
-        """Return the clients that are kept for jobs that come before."""
+    def _held_for_others(self, row: Any) -> tuple[Hold, ...]:
+        """Return what is kept for jobs that come before."""
         if not self._holds:
-            return frozenset()
+            return ()
         rank = (-row.priority, row.root_id, row.id)
-        return frozenset(each for before, clients in self._holds.values() if before < rank for each in clients)
+        return tuple(hold for hold in self._holds.values() if hold.rank < rank)
 
 
 def resources_of(connection: sa.Connection, wanted: Requirement, farm: FarmView) -> list[dict[str, Any]]:
@@ -162,6 +177,11 @@ class Explanations:
             }
 
 
+_EARLIER_RUNS: Final = (
+    sa.select(run.c.open_job_id, client.c.hostname, client.c.name)
+    .join(client, client.c.id == run.c.client_id)
+    .where(run.c.open_job_id.in_(sa.bindparam("jobs", expanding=True)))
+)
 _WAITING: Final = frozenset({JobStatus.RUNNABLE, JobStatus.QUEUED})
 _EXPLAINED: Final = sa.select(
     job.c.id,

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ANSWER_BYTES: Final = 256 * 1024
-# The client measures maxTime itself; the server steps in this long after it should have proved the death.
-_OVERTIME_S: Final = 60.0
 
 
 class FarmMethods:

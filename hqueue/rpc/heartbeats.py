@@ -120,6 +120,8 @@ class Heartbeat:
         live.parked = False
         news = live.news  # before the look: what comes after it is news again
         self._runs.drop(self._accepted)
+        for report in self._accepted:
+            live.limits.pop(report.token, None)
         with self._store.reading() as connection:
             orders = clients.orders(connection, live.id, self._listing())
         for assignment in orders.assignments:

@@ -201,6 +201,11 @@ def _unless_held(making: _Making) -> _Making:
     return lambda name, table: (_each if table.batch.roster.holds else making)(name, table)
 
 
+def _unless_told_apart(making: _Making) -> _Making:
+    """Make the value job by job also while some jobs wait for the end of a run of their own."""
+    return lambda name, table: (_each if table.batch.explainer.earlier_runs else _unless_held(making))(name, table)
+
+
 def _logs(_name: str, table: _Table) -> list[bytes]:
     dates, texts = table.dates, _Texts()
     lines: dict[int, list[bytes]] = defaultdict(list)
@@ -258,5 +263,5 @@ _MAKING: Final[dict[str, _Making]] = {
     "threadId": _related(lambda batch: batch.notes),
     "triesLeft": _by("tries_left"),
     "uiStatus": _unless_held(_by("status", "requirement_id", own=("children_total",))),
-    "waitingFor": _unless_held(_by("status", "requirement_id", "children_total", "children_unsettled")),
+    "waitingFor": _unless_told_apart(_by("status", "requirement_id", "children_total", "children_unsettled")),
 }

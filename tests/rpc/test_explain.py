@@ -132,6 +132,55 @@ def test_clients_on_hold(api):
     assert api.getJobIdsAssignedToClient(second.id) == [small[3], wide]
 
 
+def test_licences_on_hold(api):
+    """What is kept for a job is said to those that come after it, and only to those."""
+    machine = api.farm.machine("farm-a", cpus=9)
+    api.createResource("nuke", 3)
+    small = {"name": "klein", "command": "c", "resources": {"nuke": 1}}
+    first = api.newjob(small)[0]
+    api.farm.tick()
+    machine.beat()
+    big = api.newjob({"name": "groß", "command": "c", "resources": {"nuke": 3}, "priority": 1})[0]
+    tick(api.farm, 62)
+    urgent, later = api.newjob([small | {"priority": 9}, small])
+    assert api.getJobs([later, urgent, big], ["waitingFor"]) == [
+        {"waitingFor": "waits for a resource: nuke: 1 of 3 in use, 3 kept for jobs that come before, 1 wanted"},
+        {"waitingFor": "waits for its turn: 1 client has room"},
+        {"waitingFor": "waits for a resource: nuke: 1 of 3 in use, 3 wanted"},
+    ]
+    assert api.getJob(later, ["uiStatus"]) == {"uiStatus": "waiting for resources"}
+    tick(api.farm)
+    assert [api.getJob(each, ["status"])["status"] for each in (big, urgent, later)] == [
+        "runnable",
+        "running",
+        "runnable",
+    ]
+    machine.beat()
+    machine.end(first)
+    machine.end(urgent)
+    tick(api.farm)
+    assert api.getJob(big, ["status"]) == {"status": "running"}
+
+
+def test_a_run_that_is_not_over_yet(api):
+    """A job that was cancelled and rescheduled waits until its old run is proved dead."""
+    machine = api.farm.machine("farm-a", cpus=2)
+    job_id, other = api.newjob([{"name": "x", "command": "c"}] * 2)
+    api.run(job_id, machine)
+    api.cancelJobs([job_id])
+    api.rescheduleJobs([job_id])
+    api.farm.finish_wishes()
+    summary = "waits for its earlier run on farm-a to end"
+    assert api.explainJob(job_id)["summary"] == summary
+    assert api.getJobs([job_id, other], ["waitingFor"]) == [
+        {"waitingFor": summary},
+        {"waitingFor": "waits for its turn: 1 client has room"},
+    ]
+    machine.beat()
+    machine.obey()
+    assert api.explainJob(job_id)["summary"] == "waits for its turn: 1 client has room"
+
+
 def test_names_that_nobody_knows_yet(api):
     machine = api.farm.machine("farm-a")
     by_group, by_host = api.newjob(

@@ -1,6 +1,6 @@
 """Whether the simulator would notice: each mutation drops one check in `matching`, and some seed must fail.
 
-`python -m tests.simulator.mutations [--seeds 40] [NAME …]` prints, for each, the first seed that caught it, and ends
+`python -m tests.simulator.mutations [--seeds 60] [NAME …]` prints, for each, the first seed that caught it, and ends
 with 1 when one was not caught. Run by hand after the simulator or `matching` has changed; it takes minutes.
 """
 
@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import logging
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hqueue import scheduler
 from hqueue.lifecycle import farmview
 from hqueue.matching import Units, clients, conditions, planning, rules, why
 from hqueue.matching.clients import ClientView, Standing
-from tests.simulator.simulation import Folder, run_seed
+from tests.simulator.processes import in_processes
+from tests.simulator.simulation import run_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.simulator.simulation import Folder
 
 
 @contextlib.contextmanager
@@ -140,6 +143,59 @@ def _hold_for_nobody() -> Any:
     return _changed(scheduler, "needs_more_than_a_gap", lambda wanted: wanted.several)
 
 
+def _keep_nothing() -> Any:
+    return _changed(Units, "keep_for", lambda *_: ())
+
+
+def _possible() -> Any:
+    return _changed(Units, "impossible", lambda *_: "")
+
+
+def _anybody_is_held() -> Any:
+    """Hold clients whether or not there are enough that would do."""
+    return _changed(planning._Planner, "_hold", _hold_any)
+
+
+def _hold_any(planner: Any, head: Any) -> None:
+    right = planner._holders.get(head.requirement_id)
+    if right is not None and right.job_id == head.job_id:
+        wanted = planner._requirements[head.requirement_id]
+        chosen = [view for view in planner._open if not view.held][: wanted.min_hosts]
+        for view in chosen:
+            view.held = True
+        planner._plan.holds[head.job_id] = planning.Hold(head.rank, tuple(view.id for view in chosen), ())
+
+
+def _counted_on_each_client() -> Any:
+    """Take what is counted per job on each of its clients."""
+    original = Units.take
+
+    def take(self: Units, requirement: Any, client: Any, *, times: int = 1, first: bool = True) -> None:
+        original(self, requirement, client, times=times, first=True)
+
+    return _changed(Units, "take", take)
+
+
+def _licensed_as_they_come() -> Any:
+    return _changed(Units, "best_supplied", lambda _self, _requirement, views: list(views))
+
+
+def _room_key(key: Callable[[Any, Any], Any]) -> Any:
+    """Prefer other clients."""
+    return _changed(planning._OwnRoom, "_key", key)
+
+
+def _forget_common_room() -> Any:
+    """Take any client that has room where many would do."""
+    return _changed(
+        planning._ByIdleCpus,
+        "least_first",
+        lambda self, cpus: (
+            view for number in reversed(self._numbers) if number >= cpus for view in self._shelves[number].values()
+        ),
+    )
+
+
 def _order(rank: Callable[[Any], Any]) -> Any:
     """Take jobs in another order."""
     original = planning._Planner.run
@@ -152,6 +208,8 @@ def _order(rank: Callable[[Any], Any]) -> Any:
 
 
 MUTATIONS: dict[str, Callable[[], Any]] = {
+    "terminating clients take work": lambda: _standing(Standing.TERMINATING),
+    "condemned clients take work": lambda: _standing(Standing.CONDEMNED),
     "lost clients take work": lambda: _standing(Standing.LOST),
     "disabled clients take work": lambda: _standing(Standing.DISABLED),
     "availability rules do not count": lambda: _standing(Standing.CLOSED),
@@ -176,44 +234,47 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
     "fewest hosts": _no_fewest,
     "no holds": _no_hold,
     "holds for several hosts only": _hold_for_nobody,
+    "licences are not kept": _keep_nothing,
+    "licences are kept for what can never run": _possible,
+    "clients that would not do are held": _anybody_is_held,
+    "a licence per job is taken on each client": _counted_on_each_client,
+    "clients that hold a licence do not come first": _licensed_as_they_come,
+    "clients where a job failed are not tried last": lambda: _room_key(
+        lambda room, view: (False, -view.facts.cpus if room._wanted.alone else view.free_cpus)
+    ),
+    "a job alone takes any client": lambda: _room_key(
+        lambda room, view: (view.facts.id in room._last, 0 if room._wanted.alone else view.free_cpus)
+    ),
+    "the emptiest client comes first": _forget_common_room,
     "priority": lambda: _order(lambda rank: (0, *rank[1:])),
     "roots": lambda: _order(lambda rank: (rank[0], 0, rank[2])),
 }
 
 
-def _caught_by(make: Callable[[], Any], folder: Folder, seeds: range) -> int | None:
-    """Return the first seed that fails with a mutation."""
+def _caught_by(seeds: range, folder: Folder, name: str) -> tuple[str, int | None]:
+    """Return a mutation and the first seed that fails with it."""
     for seed in seeds:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(make())
+            stack.enter_context(MUTATIONS[name]())
             try:
                 run_seed(seed, folder.url())
             except Exception:  # noqa: BLE001 - whatever it breaks, it was noticed
-                return seed
-    return None
-
-
-def _lines(names: list[str], seeds: range) -> Iterator[tuple[str, int | None]]:
-    folder = Folder()
-    try:
-        for name in names:
-            yield name, _caught_by(MUTATIONS[name], folder, seeds)
-    finally:
-        folder.close()
+                return name, seed
+    return name, None
 
 
 def main() -> int:
     """Try the mutations asked for; return how the process is to end."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulator.mutations", description=__doc__)
     parser.add_argument("names", nargs="*", default=list(MUTATIONS), help="which ones")
-    parser.add_argument("--seeds", type=int, default=40, help="how many seeds each is tried with")
+    parser.add_argument("--seeds", type=int, default=60, help="how many seeds each is tried with")
     arguments = parser.parse_args()
-    logging.disable(logging.CRITICAL)
     missed = 0
-    for name, seed in _lines(arguments.names, range(arguments.seeds)):
+    for name, seed in in_processes(partial(_caught_by, range(arguments.seeds)), arguments.names):
         missed += seed is None
         sys.stdout.write(f"{name}: {'not caught' if seed is None else f'caught by seed {seed}'}\n")
         sys.stdout.flush()
+    sys.stdout.write(f"{len(arguments.names)} mutations, {missed} not caught\n")
     return 1 if missed else 0
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from hqueue.schema import job, reservation, run
-from tests.simulator.world import BERLIN, FAILURES, Kind, Node, World
+from tests.simulator.world import BERLIN, FAILURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from tests.simulator.world import Kind, Node, World
 
 
 @dataclass
@@ -52,14 +55,27 @@ class Use:
             return sum(taken.units[name] for taken in self.clients.values())
         return self.once[name]
 
-    def has_units(self, kind: Kind, node: Node, more: int = 0) -> bool:
-        """Tell whether there is enough of everything for a job on a client, when others take so much of it first."""
+    def has_units(self, kind: Kind, nodes: Sequence[Node], kept: Counter[str]) -> bool:
+        """Tell whether there is enough of everything for a job on these clients, besides what is kept for others."""
         for name, amount in kind.get("resources", {}).items():
             maximum, per_machine = self._world.maxima[name]
-            wanted = max(0, amount - self.clients[node.id].units[name]) if per_machine else amount
-            if self.used(name) + more + wanted > maximum:
+            more = sum(max(0, amount - self.clients[node.id].units[name]) for node in nodes) if per_machine else amount
+            if more and self.used(name) + kept[name] + more > maximum:
+                return False
+            if self.used(name) > maximum:  # it was lowered, and drains
                 return False
         return True
+
+    def best_supplied(self, kind: Kind, nodes: Iterable[Node]) -> list[Node]:
+        """Return clients, first those that hold the most of what a job wants."""
+        return sorted(
+            nodes,
+            key=lambda node: sum(
+                max(0, amount - self.clients[node.id].units[name])
+                for name, amount in kind.get("resources", {}).items()
+                if self._world.maxima[name][1]
+            ),
+        )
 
     def has_room(self, kind: Kind, node: Node) -> bool:
         """Tell whether a client has room for a job."""
@@ -77,6 +93,7 @@ class Oracle:
         self.world = world
         self._seen = 0  # runs up to this one have been judged
         self._used_before = dict.fromkeys(world.maxima, 0)
+        self._earlier: dict[int, set[int]] = {}  # where jobs that are placed have been before
 
     def judge(self) -> None:
         """Fail with every sentence that does not hold after a tick."""
@@ -87,12 +104,41 @@ class Oracle:
         alive, waiting = self._read()
         fresh = sorted((row for row in alive if row["id"] > self._seen), key=lambda row: row["rank"])
         self._seen = max((row["id"] for row in alive), default=self._seen)
-        use = Use(self.world)
+        use, new = Use(self.world), {row["id"] for row in fresh}
+        self._earlier = self._clients_before([row["job"] for row in fresh], new)
         for row in alive:
-            if row not in fresh:
+            if row["id"] not in new:
                 use.add(row["kind"], row["clients"], fenced=row["fenced"])
-        yield from self._in_order(use, fresh, waiting)
+        farm = self.working()
+        yield from self._holds(farm, waiting)
+        yield from self._in_order(use, farm, fresh, waiting)
         yield from self._limits(use)
+
+    def _clients_before(self, job_ids: list[int], new: set[int]) -> dict[int, set[int]]:
+        """Return the clients on which some jobs have had runs before."""
+        found: dict[int, set[int]] = {job_id: set() for job_id in job_ids}
+        if job_ids:
+            with self.world.farm.store.reading() as connection:
+                query = sa.select(run.c.id, run.c.job_id, run.c.client_id).where(run.c.job_id.in_(job_ids))
+                for row in connection.execute(query):
+                    if row.id not in new:
+                        found[row.job_id].add(row.client_id)
+        return found
+
+    def _holds(self, farm: list[Node], waiting: list[Any]) -> Iterator[str]:
+        """Look at what is kept: for jobs that wait, all the clients they need or none, each for one job."""
+        ids = {row.id for row in waiting}
+        held: set[int] = set()
+        for job_id, hold in self.world.farm.roster.holds.items():
+            kind = self.world.jobs[job_id]
+            able = {node.id for node in self.able(farm, kind)}
+            if job_id not in ids:
+                yield f"something is kept for job {job_id}, which does not wait"
+            elif hold.clients and (len(hold.clients) != kind.get("minHosts", 1) or not able.issuperset(hold.clients)):
+                yield f"clients {hold.clients} are kept for job {job_id} {kind.spec}, of {able} that would do"
+            if not held.isdisjoint(hold.clients):
+                yield f"clients {hold.clients} are kept for job {job_id}, some of them for another, too"
+            held.update(hold.clients)
 
     def _read(self) -> tuple[list[dict[str, Any]], list[Any]]:
         with self.world.farm.store.reading() as connection:
@@ -121,37 +167,36 @@ class Oracle:
             )
             return alive, sorted(connection.execute(query).all(), key=lambda row: (-row.priority, row.root_id, row.id))
 
-    def _in_order(self, use: Use, fresh: list[dict[str, Any]], waiting: list[Any]) -> Iterator[str]:
+    def _in_order(self, use: Use, farm: list[Node], fresh: list[dict[str, Any]], waiting: list[Any]) -> Iterator[str]:
         """Follow the queue: each job that was given a place could take it; each that waits found none in its turn."""
-        held_for = list(self.world.farm.roster.holds.values())
-        scarce: set[str] = set()  # resources that a waiting job before may have had kept for it
+        holds = list(self.world.farm.roster.holds.values())
         line = [(row["rank"], row) for row in fresh]
         line += [((-row.priority, row.root_id, row.id), None) for row in waiting]
         for rank, row in sorted(line, key=lambda each: each[0]):
             kind = self.world.jobs[rank[2]]
-            held = {client_id for before, client_ids in held_for if before < rank for client_id in client_ids}
-            able = [node for node in self.world.nodes.values() if self.takes(node, rank[2], kind)]
+            before = [hold for hold in holds if hold.rank < rank]
+            held = {client_id for hold in before for client_id in hold.clients}
+            kept: Counter[str] = Counter()
+            for hold in before:
+                kept.update(dict(hold.units))
+            able = self.able(farm, kind)
             free = [node for node in able if use.has_room(kind, node) and node.id not in held]
+            free = use.best_supplied(kind, [node for node in free if use.has_units(kind, [node], kept)])
             if row is None:
-                yield from self._waits_rightly(rank[2], kind, use, free, scarce)
-                scarce.update(kind.get("resources", {}))
+                yield from self._waits_rightly(rank[2], kind, use, free, kept)
                 continue
             kind.starts += 1
-            yield from self._placed_rightly(row, kind, use, able, free)
+            yield from self._placed_rightly(row, kind, use, able, free, kept)
             use.add(kind, row["clients"])
 
-    def _waits_rightly(self, job_id: int, kind: Kind, use: Use, free: list[Node], scarce: set[str]) -> Iterator[str]:
-        if scarce & kind.get("resources", {}).keys():
-            return
+    def _waits_rightly(self, job_id: int, kind: Kind, use: Use, free: list[Node], kept: Counter[str]) -> Iterator[str]:
         least = kind.get("minHosts", 1)
-        names = [node.hostname for node in free if use.has_units(kind, node)]
-        if least == 1 and names:
-            yield f"job {job_id} waits, but {', '.join(names)} had room when it was its turn"
-        elif len(names) >= least and not kind.get("resources"):
-            yield f"job {job_id} waits for {least} clients, but {', '.join(names)} had room when it was its turn"
+        if len(free) >= least and use.has_units(kind, free[:least], kept):
+            names = ", ".join(node.hostname for node in free)
+            yield f"job {job_id} {kind.spec} waits, but {names} had room when it was its turn"
 
     def _placed_rightly(
-        self, row: dict[str, Any], kind: Kind, use: Use, able: list[Node], free: list[Node]
+        self, row: dict[str, Any], kind: Kind, use: Use, able: list[Node], free: list[Node], kept: Counter[str]
     ) -> Iterator[str]:
         where = [self.world.nodes[client_id] for client_id in row["clients"]]
         least, most = kind.get("minHosts", 1), kind.get("maxHosts", 1)
@@ -162,44 +207,48 @@ class Oracle:
                 yield f"job {row['job']} {kind.spec} was placed on {node}, which does not take it"
             elif node not in free:
                 yield f"job {row['job']} {kind.spec} was placed on {node.hostname}, which is full or held"
-        if not kind.get("resources") and len(where) < min(most, len(free)):
+        if not use.has_units(kind, where, kept):
+            yield f"job {row['job']} {kind.spec} was placed, but there is not enough of what it wants"
+        if len(where) < min(most, len(free)) and use.has_units(kind, free[: len(where) + 1], kept):
             yield f"job {row['job']} got {len(where)} clients, but {len(free)} were free"
+        yield from self._chosen_rightly(row["job"], kind, use, where[0], free)
 
-    def takes(self, node: Node, job_id: int, kind: Kind) -> bool:
-        """Tell whether a client would take a job, were it idle."""
-        return (
-            not node.lost
-            and not node.disabled
-            and self._open(node)
-            and node.rests_until_s <= self.world.now_s
-            and kind.allows(node)
-            and kind.get("cpus", 1) <= node.cpus
-            and not self.blocked(node, kind.root)
-        )
+    def _chosen_rightly(self, job_id: int, kind: Kind, use: Use, where: Node, free: list[Node]) -> Iterator[str]:
+        """Say what is wrong with the one client that a job got, where it could have had others."""
+        if kind.get("maxHosts", 1) > 1:
+            return
+        rivals = [node for node in free if node.id not in self._earlier[job_id]]
+        if where not in rivals:
+            wrong = self.world.failed.get((job_id, where.id)) or (job_id, where.id) in self.world.refused
+            if rivals and wrong:
+                names = ", ".join(node.hostname for node in rivals)
+                yield f"job {job_id} got {where.hostname}, where it went wrong, but {names} had room"
+            return
+        if "single" in kind.get("tags", []):
+            if where.cpus < max(node.cpus for node in rivals):
+                yield f"job {job_id} got {where.hostname} to itself, but a larger one was idle"
+        else:
+            idle = {node.id: node.cpus - use.clients[node.id].cpus for node in rivals}
+            if idle[where.id] > min(idle.values()):
+                yield f"job {job_id} got {where.hostname}, but one had fewer idle CPUs: {idle}"
 
-    def blocked(self, node: Node, root: int) -> bool:
-        """Tell whether too many jobs of a root failed on a client."""
-        count = 0
-        for (job_id, client_id), failures in self.world.failed.items():
-            if client_id == node.id and self.world.jobs[job_id].root == root:
-                count += failures
-        return count >= FAILURES
-
-    def _open(self, node: Node) -> bool:
-        rules = [rule for rule in node.rules if rule["enabled"]]
+    def working(self) -> list[Node]:
+        """Return the clients that take work."""
         local = self.world.clock.now().astimezone(BERLIN)
-        minute, today = f"{local:%H:%M}", local.weekday()
-        for rule in rules:
-            if rule["type"] == "anytime":
-                return True
-            if rule["type"] == "idle" and node.idle_minutes >= rule["minutes"]:
-                return True
-            if rule["type"] == "time":
-                tonight = rule["end"] <= rule["start"] and today in rule["days"] and minute >= rule["start"]
-                last_night = rule["end"] <= rule["start"] and (today - 1) % 7 in rule["days"] and minute < rule["end"]
-                if tonight or last_night or (today in rule["days"] and rule["start"] <= minute < rule["end"]):
-                    return True
-        return not rules
+        now_s = self.world.now_s
+        return [
+            node
+            for node in self.world.nodes.values()
+            if not (node.lost or node.disabled or node.condemned or node.terminating or node.forgotten)
+            and node.rests_until_s <= now_s
+            and _open(node, local)
+        ]
+
+    def able(self, nodes: Iterable[Node], kind: Kind) -> list[Node]:
+        """Return those of some clients that would take a job, were they idle."""
+        failures = self.world.failures_below(kind.root)
+        cpus = kind.get("cpus", 1)
+        return [node for node in nodes if cpus <= node.cpus and failures[node.id] < FAILURES and kind.allows(node)]
 
     def _limits(self, use: Use) -> Iterator[str]:
         for client_id, taken in use.clients.items():
@@ -216,3 +265,20 @@ class Oracle:
             if used > maximum and used > self._used_before[name]:
                 yield f"{used} of {maximum} {name} are in use, after {self._used_before[name]}"
             self._used_before[name] = used
+
+
+def _open(node: Node, local: datetime) -> bool:
+    """Tell whether a client is to be used at this hour."""
+    rules = [rule for rule in node.rules if rule["enabled"]]
+    minute, today = f"{local:%H:%M}", local.weekday()
+    for rule in rules:
+        if rule["type"] == "anytime":
+            return True
+        if rule["type"] == "idle" and node.idle_minutes >= rule["minutes"]:
+            return True
+        if rule["type"] == "time":
+            tonight = rule["end"] <= rule["start"] and today in rule["days"] and minute >= rule["start"]
+            last_night = rule["end"] <= rule["start"] and (today - 1) % 7 in rule["days"] and minute < rule["end"]
+            if tonight or last_night or (today in rule["days"] and rule["start"] <= minute < rule["end"]):
+                return True
+    return not rules

@@ -6,6 +6,7 @@ What it keeps of clients and jobs is what the oracle judges the scheduler by; no
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,9 @@ class Node:
     groups: set[str] = field(default_factory=set)
     disabled: bool = False
     lost: bool = False
+    condemned: bool = False
+    terminating: bool = False
+    forgotten: bool = False  # it has terminated
     idle_minutes: int = -1
     rules: list[dict[str, Any]] = field(default_factory=list)
     rests_until_s: float = 0.0
@@ -99,7 +103,8 @@ class World:
         self.nodes: dict[int, Node] = {}
         self.jobs: dict[int, Kind] = {}
         self.maxima: dict[str, tuple[int, bool]] = {}
-        self.failed: dict[tuple[int, int], int] = {}  # job and client: since the job was last rescheduled
+        self.failed: dict[tuple[int, int], int] = {}  # by job and client, since the job was last rescheduled
+        self.refused: set[tuple[int, int]] = set()  # likewise
         self.longest_s = self.chance.choice([20, 60, 200])
         self.calm = False  # nothing fails any more
         self.broken = 1 if seed % 5 == 3 else 0  # a client on which most jobs fail
@@ -141,7 +146,7 @@ class World:
         )
         with self.farm.store.writing(durable=False) as session:
             node.id = clients.register(session, identity, "127.0.0.1")
-        node.lost = False
+        node.lost = node.condemned = node.terminating = node.forgotten = False
         self.farm.roster.enter(LiveClient(node.id, node.hostname, identity.key, node.incarnation))
 
     def join(self, node: Node, group: str) -> None:
@@ -170,12 +175,21 @@ class World:
         self.farm.roster.leave(node.id)
         self.farm.write(lambda session: lifecycle.lose_client(session, node.id, node.hostname))
 
+    def come_back(self, node: Node) -> None:
+        """Let a client start anew."""
+        node.incarnation += 1
+        self.register(node)
+
     def beat(self) -> None:
         """Let every client report what it has to report, and take what it is told."""
         with self.farm.store.writing(durable=False) as session:
             for node in self.nodes.values():
-                if not node.lost:
+                if not node.lost and not node.forgotten:
                     self._beat(session, node)
+                    if node.terminating and not node.held:
+                        clients.forget(session, node.id)
+                        self.farm.roster.leave(node.id)
+                        node.forgotten = True
         for node in self.nodes.values():
             live = self.farm.roster.clients.get(node.id)
             if live is not None:
@@ -231,6 +245,8 @@ class World:
         if held.end == "exited badly" and current:
             key = (held.job_id, node.id)
             self.failed[key] = self.failed.get(key, 0) + 1
+        if held.end == "refused" and current:
+            self.refused.add((held.job_id, node.id))
         word, _, how = held.end.partition(" ")
         return Report(token, word, exit_code=1 if how == "badly" else 0)
 
@@ -348,12 +364,28 @@ class World:
         """Lose a client, or let it come back, with what it held or without."""
         node = self.chance.choice(list(self.nodes.values()))
         if node.lost:
-            node.incarnation += 1
             if self.chance.random() < 0.5:
                 node.held.clear()
-            self.register(node)
-        elif self.chance.random() < 0.4:
+            self.come_back(node)
+        elif not node.forgotten and self.chance.random() < 0.4:
             self.vanish(node)
+
+    def happen_condemnation(self) -> None:
+        """Let a process refuse to die on a client, or die after all."""
+        node = self.chance.choice(list(self.nodes.values()))
+        if not node.lost and not node.forgotten:
+            node.condemned = not node.condemned and self.chance.random() < 0.4
+            why = "a process would not die" if node.condemned else ""
+            self.farm.write(lambda session: clients.condemn(session, node.id, node.hostname, why))
+
+    def happen_termination(self) -> None:
+        """Let a client finish what it runs and go, or start it again."""
+        node = self.chance.choice(list(self.nodes.values()))
+        if node.forgotten:
+            self.come_back(node)
+        elif not node.lost and not node.terminating and self.chance.random() < 0.4:
+            node.terminating = True
+            self.change(node, terminating=True)
 
     def happen_resource(self) -> None:
         """Set a maximum."""
@@ -386,6 +418,20 @@ class World:
         """Forget where a job failed."""
         for node_id in self.nodes:
             self.failed.pop((job_id, node_id), None)
+            self.refused.discard((job_id, node_id))
+
+    def failures_below(self, root: int) -> Counter[int]:
+        """Return how often jobs of a root failed, by client."""
+        found: Counter[int] = Counter()
+        for (job_id, client_id), count in self.failed.items():
+            if self.jobs[job_id].root == root:
+                found[client_id] += count
+        return found
+
+    def until_next_end_s(self) -> float:
+        """Return how long it is until the next run ends by itself."""
+        ends = [held.ends_at_s for node in self.nodes.values() for held in node.held.values()]
+        return max(0.0, min(ends, default=self.now_s) - self.now_s)
 
     def settle_down(self) -> None:
         """Let everything be well from now on."""
@@ -393,9 +439,8 @@ class World:
         for node in self.nodes.values():
             node.rules, node.disabled = [], False
             self.change(node, rules_json="[]", disabled=False)
-            if node.lost:
-                node.incarnation += 1
-                self.register(node)
+            if node.lost or node.condemned or node.terminating:
+                self.come_back(node)
             for held in node.held.values():
                 held.end = "exited well"
         self.farm.act(Action.RESUME, *self.jobs)

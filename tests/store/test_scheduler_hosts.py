@@ -142,7 +142,7 @@ class TestHolds:
         for machine in (first, second):
             machine.beat()
         farm.tick()
-        assert farm.roster.holds[wide][1] == (first.id, second.id)
+        assert farm.roster.holds[wide].clients == (first.id, second.id)
         first.end(small[0])
         farm.tick()
         assert farm.status(more[0]) == "runnable"  # there is room for it, but it is kept

@@ -342,10 +342,22 @@ class TestUnits:
             resources(nuke=(4, False), render=(4, True)),
             Requirement(resources=(("nuke", 3), ("render", 1))),
         )
-        units.reserve(wanted)
+        assert units.keep_for(wanted, ()) == (("nuke", 3), ("render", 1))
         assert units.lacking(Requirement(resources=(("nuke", 2),)), (view(),)) == "nuke"
         assert not units.lacking(Requirement(resources=(("nuke", 1), ("render", 3))), (view(),))
         assert units.lacking(Requirement(resources=(("render", 4),)), (view(),)) == "render"
+        assert units.said("nuke", wanted) == "nuke: 0 of 4 in use, 3 kept for jobs that come before, 3 wanted"
+        units.keep_nothing()
+        assert not units.lacking(Requirement(resources=(("nuke", 2),)), (view(),))
+
+    def test_what_is_kept_on_clients_that_hold_some_already(self) -> None:
+        units, client, wanted = (
+            resources(render=(4, True), frei=(None, True)),
+            view(),
+            Requirement(resources=(("render", 3), ("frei", 2))),
+        )
+        units.take(Requirement(resources=(("render", 2),)), client)
+        assert units.keep_for(wanted, (client,)) == (("render", 1),)  # of what is unlimited nothing need be kept
 
     def test_what_can_never_be(self) -> None:
         units = resources(nuke=(2, False), render=(3, True), frei=(None, False))
@@ -506,6 +518,20 @@ class TestSeveralHosts:
         clients = [view(n) for n in (1, 2, 3, 4)]
         assert place({1: [(1, 0, 1)]}, {1: wanted}, clients, resources(render=(1, True))) == {}
 
+    def test_clients_that_hold_the_licence_already_come_first_where_there_are_too_few(self) -> None:
+        wanted, units = several(2, 3, cpus=2, resources=(("render", 1),)), resources(render=(2, True))
+        clients = [view(1, cpus=2), view(2, cpus=2), view(3, cpus=4), view(4, cpus=4)]
+        for client in clients[2:]:
+            units.take(Requirement(resources=(("render", 1),)), busy(client, JOB))
+        (placed,) = make_plan({1: [(1, 0, 1)]}, {1: wanted}, clients, units).placements
+        assert [client.id for client in placed.clients] == [3, 4]
+
+    def test_what_licences_were_too_few_for_is_left_to_the_next_one(self) -> None:
+        wanted = several(1, 3, resources=(("nuke", 1), ("render", 1)))
+        units, clients = resources(nuke=(9, False), render=(2, True)), [view(n, cpus=2) for n in (1, 2, 3)]
+        made = make_plan({1: [(job, 0, 1) for job in (1, 2, 3)]}, {1: wanted}, clients, units)
+        assert [[client.id for client in each.clients] for each in made.placements] == [[1, 2], [1, 2]]
+
     def test_what_is_left_goes_to_others(self) -> None:
         queues = {1: [(1, 9, 1)], 2: [(2, 0, 1), (3, 0, 1)]}
         placed = place(queues, {1: several(2, cpus=4), 2: JOB}, [view(n) for n in (1, 2, 3)])
@@ -513,6 +539,16 @@ class TestSeveralHosts:
 
 
 SINGLE = Requirement(singles=("single",))
+
+
+def held(made: Plan) -> dict[int, tuple[int, ...]]:
+    """Return the clients held, by job."""
+    return {job_id: hold.clients for job_id, hold in made.holds.items() if hold.clients}
+
+
+def kept(made: Plan) -> dict[int, dict[str, int]]:
+    """Return the units of resources kept, by job."""
+    return {job_id: dict(hold.units) for job_id, hold in made.holds.items() if hold.units}
 
 
 def rights(*job_ids: int, at: int = 1000) -> dict[int, HeldFor]:
@@ -535,32 +571,32 @@ class TestHolds:
         requirements = {1: JOB, 2: SINGLE, 3: JOB}
         made = self.plan(requirements, [busy(view(cpus=4), JOB)], holders=rights(2))
         assert [each.candidate.job_id for each in made.placements] == [1]
-        assert made.holds == {2: (1,)}
+        assert held(made) == {2: (1,)}
 
     def test_without_the_right_nothing_is_held(self) -> None:
         made = self.plan({2: SINGLE, 3: JOB}, [busy(view(cpus=4), JOB)])
         assert [each.candidate.job_id for each in made.placements] == [3]
-        assert made.holds == {}
+        assert held(made) == {}
 
     def test_the_right_is_the_first_jobs(self) -> None:
         made = self.plan({2: SINGLE, 3: JOB}, [busy(view(cpus=4), JOB)], holders={2: HeldFor(99, 0)})
-        assert made.holds == {}
+        assert held(made) == {}
 
     def test_one_whose_run_is_youngest_is_expected_to_be_free_first(self) -> None:
-        def held(since: dict[int, list[int]]) -> dict[int, tuple[int, ...]]:
+        def held_with(since: dict[int, list[int]]) -> dict[int, tuple[int, ...]]:
             clients = [busy(view(n, cpus=4), JOB) for n in (1, 2, 3)]
-            return self.plan({2: SINGLE, 3: JOB}, clients, holders=rights(2), since=since).holds
+            return held(self.plan({2: SINGLE, 3: JOB}, clients, holders=rights(2), since=since))
 
         since = {1: [100], 2: [900], 3: [500]}
-        assert held(since) == {2: (2,)}
+        assert held_with(since) == {2: (2,)}
         # What was assigned since does not count: the one that is held gets nothing, and stays the one.
-        assert held(since | {3: [1500]}) == {2: (2,)}
+        assert held_with(since | {3: [1500]}) == {2: (2,)}
 
     def test_one_that_failed_the_job_is_held_last(self) -> None:
         clients = [busy(view(n, cpus=4), JOB) for n in (1, 2)]
         wanted = Requirement(cpus=4, last=(2,))
         made = self.plan({2: wanted}, clients, holders=rights(2), since={1: [1], 2: [900]})
-        assert made.holds == {2: (1,)}
+        assert held(made) == {2: (1,)}
 
     @pytest.mark.parametrize(
         "unfit",
@@ -574,7 +610,7 @@ class TestHolds:
     def test_a_client_that_would_not_do_is_not_held(self, unfit: ClientView) -> None:
         wanted = Requirement(cpus=2, platforms=("linux",))
         made = self.plan({2: wanted, 3: JOB}, [unfit, busy(view(2, cpus=2), JOB)], holders=rights(2))
-        assert made.holds == {2: (2,)}
+        assert held(made) == {2: (2,)}
 
     def test_all_that_it_needs_or_none(self) -> None:
         clients = [view(1, cpus=2), busy(view(2, cpus=2), JOB)]
@@ -583,7 +619,7 @@ class TestHolds:
             requirements, [*clients, busy(view(3, cpus=2), JOB)], holders=rights(1, 2), since={3: [5], 2: [9]}
         )
         # The first has the free one and the youngest; the second finds too few and holds nobody up.
-        assert made.holds == {1: (1, 2)}
+        assert held(made) == {1: (1, 2)}
         assert [each.candidate.job_id for each in made.placements] == [3]
         assert made.placements[0].clients[0].id == 3
 
@@ -593,14 +629,15 @@ class TestHolds:
         client = view(1, cpus=8)
         units.take(Requirement(resources=(("nuke", 2),)), client)
         made = self.plan({2: wanted, 3: small, 4: JOB}, [client], units=units, holders=rights(2))
-        assert made.holds == {}
+        assert held(made) == {}
+        assert kept(made) == {2: {"nuke": 3}}
         assert [each.candidate.job_id for each in made.placements] == [4]
 
     def test_nothing_is_kept_for_what_can_never_run(self) -> None:
         wanted = Requirement(cpus=4, resources=(("nuke", 3),))
         units, small = resources(nuke=(2, False)), Requirement(resources=(("nuke", 1),))
         made = self.plan({2: wanted, 3: small}, [busy(view(1, cpus=4), JOB)], units=units, holders=rights(2))
-        assert made.holds == {}
+        assert held(made) == {}
         assert [each.candidate.job_id for each in made.placements] == [3]
 
     def test_a_licence_is_not_kept_for_what_no_client_would_take(self) -> None:

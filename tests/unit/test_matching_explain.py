@@ -125,6 +125,44 @@ def test_a_resource() -> None:
     assert found.lacks_resource
 
 
+RENDER = (("render", 1),)
+
+
+@pytest.mark.parametrize(
+    ("maximum", "in_use", "lacks", "sentence"),
+    [
+        (4, 2, False, "waits for its turn: 3 clients have room"),
+        (3, 2, True, "waits for a resource: render: 2 of 3 in use, 1 wanted"),  # each alone has enough, but not all
+        (2, 2, True, "waits for a resource: render: 2 of 2 in use, 1 wanted"),
+        (1, 0, True, "waits for a resource: render: 0 of 1 in use, 1 wanted"),  # never: it wants two
+    ],
+)
+def test_a_resource_of_which_several_clients_want_some(maximum: int, in_use: int, lacks: bool, sentence: str) -> None:
+    units = Units({"render": Resource(maximum, per_machine=True)})
+    farm, others = clients(3), clients(2, FULL, groups=frozenset())
+    for client in others[:in_use]:
+        units.take(Requirement(resources=RENDER), client)
+    found = why(Requirement(min_hosts=2, max_hosts=2, resources=RENDER, conditions=SIM), farm, others, units=units)
+    assert (found.lacks_resource, found.summary) == (lacks, sentence)
+
+
+def test_several_clients_of_which_some_hold_what_they_need() -> None:
+    units, farm = Units({"render": Resource(2, per_machine=True)}), clients(3)
+    units.take(Requirement(resources=RENDER), farm[2])
+    found = why(Requirement(min_hosts=2, max_hosts=2, resources=RENDER), farm, units=units)
+    assert found.summary == "waits for its turn: 3 clients have room"
+    units.take(Requirement(resources=RENDER), farm[1])
+    found = why(Requirement(min_hosts=3, max_hosts=3, resources=RENDER), farm, units=units)
+    assert found.lacks_resource
+
+
+def test_what_is_kept_for_others() -> None:
+    units = Units({"nuke": Resource(4, per_machine=False)})
+    units.keep([("nuke", 3)])
+    found = why(Requirement(resources=(("nuke", 2),)), clients(2), units=units)
+    assert found.summary == ("waits for a resource: nuke: 0 of 4 in use, 3 kept for jobs that come before, 2 wanted")
+
+
 def test_a_resource_lacks_only_where_a_client_would_take_the_job() -> None:
     units = Units({"nuke": Resource(2, per_machine=False)})
     farm = clients(2, FULL)
