@@ -62,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     _add_jobs(add("jobs", "list jobs, newest first", "jobs.jobs"))
     one = add("job", "show all about one job", "jobs.job")
     one.add_argument("id", metavar="ID", type=_id)
+    one = add("why", "say why a job waits, and what each machine lacks for it", "jobs.why")
+    one.add_argument("id", metavar="ID", type=_id)
     one = add("output", "print a job's output", "following.output")
     one.add_argument("id", metavar="ID", type=_id)
     one.add_argument("-f", "--follow", action="store_true", help="go on until the job is over")
@@ -131,6 +133,13 @@ def _add_submit(one: argparse.ArgumentParser) -> None:
     one.add_argument("--group", metavar="NAME", action="append", default=[], help="only on clients of this group")
     one.add_argument("--host", metavar="NAME", action="append", default=[], help="only on this machine")
     one.add_argument("--tag", metavar="TAG", action="append", default=[], help='such as "single": alone on its machine')
+    one.add_argument(
+        "--resource",
+        metavar="NAME[=N]",
+        action="append",
+        default=[],
+        help="take N of a licence or the like; default: 1",
+    )
     one.add_argument("--tries", metavar="N", type=_count, help="run it again up to N times if it fails; default: 0")
     one.add_argument("--max-time", metavar="SECONDS", type=_count, help="cancel it after so long")
     one.add_argument("--parent", metavar="ID", type=_id, help="make it a child of this job")

@@ -122,6 +122,26 @@ def job(options: argparse.Namespace, farm: Farm, screen: Screen) -> int:
     return 0
 
 
+def why(options: argparse.Namespace, farm: Farm, screen: Screen) -> int:
+    """Print why a job waits: in a sentence, and counted over the machines."""
+    found = farm.call("explainJob", options.id)
+    if found is None:
+        raise ComplaintError(f"there is no job {options.id}.")
+    if screen.json_wanted:
+        screen.json(found)
+        return 0
+    screen.line(f"job {options.id} {shown.one_line(found['summary'])}")
+    rows = shown.reason_rows(found)
+    if rows:
+        screen.line("")
+        columns = (Column("CLIENTS", right=True), Column("BECAUSE", flexible=True), Column("SUCH AS", flexible=True))
+        screen.table(columns, rows)
+    if found["ahead"]:
+        screen.line("")
+        screen.line(f"{found['ahead']} waiting {'jobs come' if found['ahead'] > 1 else 'job comes'} before it.")
+    return 0
+
+
 def act(options: argparse.Namespace, farm: Farm, screen: Screen) -> int:
     """Call an action on jobs and say what became of each; the code is 1 when it could not be done for one of them."""
     action = ACTIONS[options.command]

@@ -112,6 +112,20 @@ def job_fields(job: Mapping[str, Any]) -> list[tuple[str, Cell]]:
     return found + [(name, Cell(text)) for name, text in texts.items() if text]
 
 
+def reason_rows(explained: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
+    """Return what keeps a job from the machines: how many, why, and some of them; first those that have room."""
+    clients = explained["clients"]
+    rows: list[tuple[Cell, ...]] = (
+        [(Cell(str(clients["free"])), Cell("have room", "green"), Cell(""))] if clients["free"] else []
+    )
+    for each in clients["reasons"]:
+        more = ", …" if each["count"] > len(each["examples"]) else ""
+        rows.append(
+            (Cell(str(each["count"])), Cell(one_line(each["reason"])), Cell(", ".join(each["examples"]) + more))
+        )
+    return rows
+
+
 def log_rows(job: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
     """Return the last lines of a job's log: when, what happened, what was said."""
     return [

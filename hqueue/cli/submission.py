@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_FRAME_JOBS: Final = 100_000
 NAME_LENGTH: Final = 80
+MAX_AMOUNT: Final = 1 << 31
 RECURSION_LIMIT: Final = 5_000
 # Not after a $: ${start} is the shell's.
 PLACEHOLDER: Final = re.compile(r"(?<!\$)\{(start|end)\}")
@@ -31,6 +32,7 @@ PROPERTIES: Final[Mapping[str, str]] = {
     "group": "hostgroup",
     "host": "host",
     "tag": "tags",
+    "resource": "resources",
     "tries": "triesLeft",
     "max_time": "maxTime",
     "description": "description",
@@ -103,10 +105,28 @@ def parse_variables(pairs: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def parse_resources(texts: Iterable[str]) -> dict[str, int]:
+    """Return the amounts of ``--resource NAME=N``, 1 where none is given.
+
+    Errors: ComplaintError for one without a name, or with something else than a number.
+    """
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, amount = text.rpartition("=") if "=" in text else (text, "", "1")
+        if not name.strip() or not amount.isascii() or not amount.isdecimal() or not 0 < int(amount) < MAX_AMOUNT:
+            raise ComplaintError(
+                f"--resource: {text!r} is no resource; expected NAME or NAME=N, N being how many.", EXIT_USAGE
+            )
+        found[name] = int(amount)
+    return found
+
+
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     given = {key: value for name, key in PROPERTIES.items() if (value := getattr(options, name)) not in (None, [])}
     if "environment" in given:
         given["environment"] = parse_variables(given["environment"])
+    if "resources" in given:
+        given["resources"] = parse_resources(given["resources"])
     for key in ("host", "hostgroup"):
         # Given once it is taken as the server takes text: as one name with a comma in it, or as several.
         if len(given.get(key, ())) == 1:

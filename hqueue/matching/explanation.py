@@ -98,6 +98,8 @@ def _able(wanted: Requirement, free: int, reasons: Sequence[Counted]) -> list[st
     for each in reasons:
         if each.check in _AT_WORK:
             words = _SHORT.get(each.check) or each.reason.split(": ", 1)[-1]
+            if each.check == "resources":
+                words = f"short of {words}"
             doing[words] = doing.get(words, 0) + each.count
     count = sum(doing.values())
     if not count:

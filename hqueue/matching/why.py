@@ -56,10 +56,10 @@ def _tags(wanted: Requirement, client: ClientView, _units: Units) -> bool:
 
 def _say_tags(wanted: Requirement, client: ClientView, _units: Units) -> str:
     if client.lonely:
-        return "tags: a job runs there that wants it alone"
+        return "tags: taken by a job that wants it alone"
     if wanted.alone:
-        return "tags: wanted alone, and jobs run there"
-    return f"tags: a job tagged {', '.join(sorted(client.singles & set(wanted.singles)))} runs there"
+        return "tags: not empty, and this job wants it alone"
+    return f"tags: running a job tagged {', '.join(sorted(client.singles & set(wanted.singles)))}"
 
 
 def _lacking(wanted: Requirement, client: ClientView, units: Units) -> bool:

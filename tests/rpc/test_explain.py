@@ -91,7 +91,7 @@ def test_every_reason_at_once(api_everywhere):
         "blocked: too many jobs of this tree failed there": 1,
         "refused: it refused a job a moment ago": 1,
         "too few CPUs: 2 wanted": 1,
-        "tags: a job tagged single:x runs there": 1,
+        "tags: running a job tagged single:x": 1,
         "busy": 1,
         "resources: render: 1 of 1 in use, 1 wanted": 1,
     }

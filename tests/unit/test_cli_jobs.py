@@ -5,7 +5,7 @@ import json
 import sys
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -50,6 +50,7 @@ def run(link: Link, *words: str) -> int:
         "jobs.submit": jobs.submit,
         "jobs.jobs": jobs.jobs,
         "jobs.job": jobs.job,
+        "jobs.why": jobs.why,
         "jobs.act": jobs.act,
         "following.output": lambda *args: following.output(*args, FakeClock(auto=True)),
         "clients.clients": clients.clients,
@@ -72,6 +73,48 @@ def job(job_id: int, status: str = "running", **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def out(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     return lambda: capsys.readouterr().out
+
+
+class TestWhy:
+    EXPLAINED: ClassVar = {
+        "summary": "waits for a client: 12 in group sim, all busy; 1 disabled",
+        "clients": {
+            "total": 14,
+            "free": 1,
+            "reasons": [
+                {"reason": "disabled", "count": 1, "examples": ["größe"]},
+                {"reason": "busy", "count": 12, "examples": ["farm01", "farm02", "farm03"]},
+            ],
+        },
+        "resources": [],
+        "ahead": 2,
+    }
+
+    def test_the_sentence_the_counts_and_who_comes_before(self, out: Callable[[], str]) -> None:
+        assert run(Link(explainJob=[self.EXPLAINED]), "why", "7") == 0
+        assert out().splitlines() == [
+            "job 7 waits for a client: 12 in group sim, all busy; 1 disabled",
+            "",
+            "CLIENTS  BECAUSE    SUCH AS",
+            "      1  have room",
+            "      1  disabled   größe",
+            "     12  busy       farm01, farm02, farm03, …",
+            "",
+            "2 waiting jobs come before it.",
+        ]
+
+    def test_one_that_does_not_wait(self, out: Callable[[], str]) -> None:
+        nobody = {"clients": {"total": 0, "free": 0, "reasons": []}, "resources": [], "ahead": 0}
+        assert run(Link(explainJob=[{"summary": "does not wait: it is failed", **nobody}]), "why", "7") == 0
+        assert out() == "job 7 does not wait: it is failed\n"
+
+    def test_json(self, out: Callable[[], str]) -> None:
+        run(Link(explainJob=[self.EXPLAINED]), "why", "7", "--json")
+        assert json.loads(out()) == self.EXPLAINED
+
+    def test_one_that_is_not_there(self) -> None:
+        with pytest.raises(ComplaintError, match="there is no job 7"):
+            run(Link(explainJob=[None]), "why", "7")
 
 
 class TestJobs:

@@ -9,7 +9,14 @@ import pytest
 
 from hqueue.cli import hq, jobs
 from hqueue.cli.program import EXIT_USAGE, ComplaintError
-from hqueue.cli.submission import MAX_FRAME_JOBS, as_json, parse_frames, parse_variables, specifications
+from hqueue.cli.submission import (
+    MAX_FRAME_JOBS,
+    as_json,
+    parse_frames,
+    parse_resources,
+    parse_variables,
+    specifications,
+)
 from hqueue.jobspec import parse
 
 if TYPE_CHECKING:
@@ -68,7 +75,7 @@ class TestCommand:
         (spec,) = specs(
             *("--name", "Würfel_日本", "--priority", "5", "--cpus", "4", "--group", "gpu", "--host", "farm07"),
             *("--tag", "single", "--tag", "a,b", "--tries", "2", "--max-time", "60", "--env", "A=1", "--env", "B=x=y"),
-            *("--description", "für Kim", "--shell", "sh", "echo"),
+            *("--description", "für Kim", "--shell", "sh", "--resource", "größe=2", "--resource", "a=b=3", "echo"),
         )
         assert spec == {
             "name": "Würfel_日本",
@@ -84,6 +91,7 @@ class TestCommand:
             "environment": {"A": "1", "B": "x=y"},
             "description": "für Kim",
             "shell": "sh",
+            "resources": {"größe": 2, "a=b": 3},
         }
 
     def test_several_hosts_are_a_list(self) -> None:
@@ -104,6 +112,18 @@ class TestVariables:
     def test_others_are_complaints(self, pair: str) -> None:
         with pytest.raises(ComplaintError, match="expected NAME=VALUE"):
             parse_variables([pair])
+
+
+class TestResources:
+    def test_one_unless_it_says_more(self) -> None:
+        assert parse_resources(["nuke", "sidefx.license.render=2"]) == {"nuke": 1, "sidefx.license.render": 2}
+
+    @pytest.mark.parametrize(
+        "text", ["", "=2", " =2", "nuke=", "nuke=0", "nuke=-1", "nuke=viele", "nuke=1.5", "nuke=²"]
+    )
+    def test_others_are_complaints(self, text: str) -> None:
+        with pytest.raises(ComplaintError, match="expected NAME or NAME=N"):
+            parse_resources([text])
 
 
 class TestFrames:
@@ -230,7 +250,8 @@ def test_json_is_ascii_so_that_nothing_breaks_the_request() -> None:
 def test_properties_are_those_of_a_specification() -> None:
     spec = specs(
         *("--priority", "5", "--cpus", "4", "--group", "gpu", "--host", "h", "--tag", "t", "--tries", "2"),
-        *("--max-time", "60", "--env", "A=1", "--description", "d", "--shell", "sh", "--name", "n", "echo"),
+        *("--max-time", "60", "--env", "A=1", "--description", "d", "--shell", "sh", "--name", "n"),
+        *("--resource", "nuke=2", "echo"),
     )
     (job,) = parse(as_json(spec), max_depth=10).jobs
     assert not job.log

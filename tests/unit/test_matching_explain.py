@@ -96,7 +96,7 @@ def why(wanted: Requirement, *some: list[ClientView], units: Units | None = None
         (
             Requirement(singles=("single",)),
             [clients(2, Requirement())],
-            "waits for a client: 2 clients, all wanted alone, and jobs run there",
+            "waits for a client: 2 clients, all not empty, and this job wants it alone",
         ),
         (
             Requirement(min_hosts=3, max_hosts=4, conditions=SIM),
@@ -154,6 +154,21 @@ def test_several_clients_of_which_some_hold_what_they_need() -> None:
     units.take(Requirement(resources=RENDER), farm[1])
     found = why(Requirement(min_hosts=3, max_hosts=3, resources=RENDER), farm, units=units)
     assert found.lacks_resource
+
+
+def test_several_clients_of_which_some_are_busy_and_some_lack_a_resource() -> None:
+    units, farm = Units({"render": Resource(2, per_machine=True)}), [*clients(3), *clients(1, FULL)]
+    for client in farm[:2]:
+        units.take(Requirement(resources=RENDER), client)
+    found = why(Requirement(min_hosts=4, max_hosts=4, resources=(("render", 2),)), farm, units=units)
+    assert found.summary == "waits for a resource: render: 2 of 2 in use, 2 wanted"  # never
+    units = Units({"render": Resource(4, per_machine=True)})
+    units.take(Requirement(resources=(("render", 4),)), clients(1)[0])
+    found = why(Requirement(min_hosts=4, max_hosts=4, resources=RENDER), [*clients(3), *clients(1, FULL)], units=units)
+    assert found.summary == (
+        "waits for 4 clients at once: 4 clients: 1 busy, 3 short of render: 4 of 4 in use, 1 wanted"
+    )
+    assert not found.lacks_resource
 
 
 def test_what_is_kept_for_others() -> None:
