@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from hqueue.jobspec.values import SEPARATOR, UnfitError, read_text, several, shown, step, texts
+from hqueue.matching.conditions import KINDS, OPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-CONDITION_NAMES: Final = ("hostname", "hostname:name", "group", "os")
-CONDITION_OPS: Final = ("==", "!=", "in", "not_in", "any")
-
-_MACOS: Final = re.compile(r"\bmacos\b")
+    from collections.abc import Collection, Iterable
 
 
 def read_conditions(value: Any) -> tuple[dict[str, str], ...] | None:
@@ -41,20 +36,23 @@ def _condition(item: dict[Any, Any]) -> dict[str, str]:
     kind = item.get("type", "client")
     if kind != "client":
         raise UnfitError("'client'", shown(kind), ".type")
-    name = _one_of(item, "name", CONDITION_NAMES)
-    op = _one_of(item, "op", CONDITION_OPS)
+    name = _one_of(item, "name", KINDS)
+    op = _one_of(item, "op", OPS)
     if item.get("value") is None:
         raise UnfitError("text or a list of it", "nothing", ".value")
     try:
         text = _names(item["value"])
     except UnfitError as error:
         raise UnfitError(error.expected, error.found, f".value{error.inside}") from None
-    if name == "os":
-        text = _MACOS.sub("macosx", text.lower())
-    return {"type": "client", "name": name, "op": "in" if op == "any" else op, "value": text}
+    return {
+        "type": "client",
+        "name": name,
+        "op": "in" if op == "any" else op,
+        "value": KINDS[name].written(text),
+    }
 
 
-def _one_of(item: dict[Any, Any], member: str, allowed: tuple[str, ...]) -> str:
+def _one_of(item: dict[Any, Any], member: str, allowed: Collection[str]) -> str:
     """Return a member of a condition that has to be one of a few words."""
     found = item.get(member)
     if not isinstance(found, str) or found.strip() not in allowed:

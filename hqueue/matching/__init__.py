@@ -11,7 +11,7 @@ explanation  reasons counted over the clients, and a sentence
 """
 
 from hqueue.matching.clients import ClientFacts, ClientView, Standing
-from hqueue.matching.conditions import KINDS, Condition, FarmNames, conditions_as_dicts, conditions_from, same_host
+from hqueue.matching.conditions import KINDS, OPS, Condition, FarmNames, conditions_as_dicts, conditions_from, same_host
 from hqueue.matching.explanation import Explanation, explain
 from hqueue.matching.planning import Candidate, HeldFor, Hold, Placement, Plan, needs_more_than_a_gap, plan
 from hqueue.matching.requirement import SINGLE, Requirement, os_of, singles_of
@@ -21,6 +21,7 @@ from hqueue.matching.why import FitTable, Obstacle, obstacle
 
 __all__ = [
     "KINDS",
+    "OPS",
     "SINGLE",
     "Candidate",
     "ClientFacts",

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     _Test = Callable[[ClientFacts], bool]
 
 _PARTS: Final = re.compile(r"[,;]")
+_MACOS: Final = re.compile(r"\bmacos\b")
 _NEGATED: Final = frozenset({"!=", "not_in"})
+OPS: Final = ("==", "!=", "in", "not_in", "any")  # "any" is "in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Kind:
     says: str  # "in group {}": of a client that meets it; {} are the values
     absent: str  # "there is no group {}": of values that name nothing
     known: Callable[[FarmNames, _Test, Sequence[str]], bool]  # whether one of the values names anything in the farm
+    written: Callable[[str], str] = str  # a value as it is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,7 @@ KINDS: Final[dict[str, Kind]] = {
     "group": Kind(
         _test_group, "in group {}", "there is no group {}", lambda names, _, values: not names.groups.isdisjoint(values)
     ),
-    "os": Kind(_test_os, "on {}", "", lambda *_: True),
+    "os": Kind(_test_os, "on {}", "", lambda *_: True, lambda text: _MACOS.sub("macosx", text.lower())),
 }
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hqueue import jobspec
 from hqueue.errors import CyclicGraphError, HQueueError, InvalidSpecError, LimitExceededError
-from hqueue.jobspec import JobSpec, SpecGraph, conditions, graph, values
+from hqueue.jobspec import JobSpec, SpecGraph, graph, values
+from hqueue.matching import KINDS, OPS
 from hqueue.wire import find_unencodable
 
 HUGE = 1 << 20_000  # more digits than Python writes out
@@ -562,8 +563,8 @@ class TestComplaints:
 
 
 class TestConditions:
-    @pytest.mark.parametrize("name", conditions.CONDITION_NAMES)
-    @pytest.mark.parametrize("op", conditions.CONDITION_OPS)
+    @pytest.mark.parametrize("name", KINDS)
+    @pytest.mark.parametrize("op", OPS)
     def test_every_name_and_op(self, name: str, op: str) -> None:
         job = one(conditions=[{"type": "client", "name": name, "op": op, "value": " é "}])
         assert job.conditions == (condition(name, "in" if op == "any" else op, "é"),)
