@@ -6,6 +6,7 @@ rules        when a client is to be used
 clients      a client as a plan sees it
 units        resources that are counted
 why          the checks, in order: the first that fails is the reason why a job does not go on a client
+rooms        which clients have room for a requirement, the best ones first
 planning     the queue's order, onto clients; clients held for those that need more than is free
 explanation  reasons counted over the clients, and a sentence
 """

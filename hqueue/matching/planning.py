@@ -13,10 +13,11 @@ import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from hqueue.matching.rooms import ByIdleCpus, CommonRoom, OwnRoom, Room
 from hqueue.matching.why import FitTable, lacks_room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from hqueue.matching.clients import ClientView
     from hqueue.matching.requirement import Requirement
@@ -133,13 +134,13 @@ class _Planner:
         self._requirements = requirements
         self._open = [view for view in clients if not view.standing and not view.refused]
         self._free = {view.facts.id: view for view in self._open if view.free_cpus > 0}
-        self._idle = _ByIdleCpus(self._free.values())
+        self._idle = ByIdleCpus(self._free.values())
         self._units = units
         self._fits = fits
         self._waiting = waiting
         self._holders = holders
         self._times = times
-        self._rooms: dict[int, _Room] = {}
+        self._rooms: dict[int, Room] = {}
         self._queues: dict[int, _Queue] = {}
         self._plan = Plan()
 
@@ -154,21 +155,19 @@ class _Planner:
                 self._hold(head)
                 continue
             self._plan.placements.append(Placement(head, clients))
-            for view in clients:
-                if view.free_cpus <= 0:
-                    del self._free[view.facts.id]
-            following = self._following(key) if self._free or self._holders else None
+            self._fill(key, clients, min(line[1:3], default=None))
+            following = self._queue(key).next() if self._free or self._holders else None
             if following is None:
                 heapq.heappop(line)
             else:
                 heapq.heapreplace(line, following)
         return self._plan
 
-    def _following(self, key: int) -> Candidate | None:
+    def _queue(self, key: int) -> _Queue:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = _Queue(key, self._waiting)
-        return queue.next()
+        return queue
 
     def _take(self, key: int) -> tuple[ClientView, ...]:
         """Place the next job with a requirement; return its clients, none where too few have room."""
@@ -176,18 +175,38 @@ class _Planner:
         if room is None:
             room = self._rooms[key] = self._room(key)
         wanted = self._requirements[key]
-        found = self._licensed(wanted, room) if wanted.several and wanted.resources else room.best(wanted.max_hosts)
+        licensed = wanted.several and wanted.resources
+        found = self._licensed(wanted, room) if licensed else room.best(wanted.max_hosts)
         if len(found) < wanted.min_hosts:
             return ()
         for view in found:
             if wanted.resources:
                 self._units.take(wanted, view, first=view is found[0])
-            self._idle.occupy(view, wanted)
-            view.fresh = True
+            self._occupy(wanted, view)
             room.put_back(view)
         return tuple(found)
 
-    def _licensed(self, wanted: Requirement, room: _Room) -> list[ClientView]:
+    def _fill(self, key: int, clients: tuple[ClientView, ...], before: Candidate | None) -> None:
+        """Place jobs like the one just placed, as far as they come before another, where that one went.
+
+        The client that a job leaves least idle is the one that the next job like it leaves least idle.
+        """
+        wanted, view = self._requirements[key], clients[0]
+        most = view.free_cpus // wanted.cpus
+        if not most or wanted.several or wanted.singles or wanted.resources:
+            return
+        alike = self._queue(key).take(most, before)
+        if alike:
+            self._occupy(wanted, view, len(alike))
+            self._plan.placements += [Placement(each, clients) for each in alike]
+
+    def _occupy(self, wanted: Requirement, view: ClientView, times: int = 1) -> None:
+        self._idle.occupy(view, wanted, times)
+        view.fresh = True
+        if view.free_cpus <= 0:
+            del self._free[view.facts.id]
+
+    def _licensed(self, wanted: Requirement, room: Room) -> list[ClientView]:
         """Return as many clients as there are resources for: first those that already hold what they need."""
         found = self._units.best_supplied(wanted, room.best(len(self._free)))
         able = wanted.max_hosts
@@ -197,13 +216,13 @@ class _Planner:
             room.put_back(view)
         return found[:able]
 
-    def _room(self, key: int) -> _Room:
+    def _room(self, key: int) -> Room:
         wanted, fitting = self._requirements[key], self._fits.fitting(key, self._requirements[key])
         plain = not (wanted.alone or wanted.several or wanted.last)
         if plain and 4 * len(fitting) > len(self._open):
-            return _CommonRoom(wanted, fitting, self._idle, self._units)
+            return CommonRoom(wanted, fitting, self._idle, self._units)
         few = (self._free[each] for each in fitting if each in self._free)
-        return _OwnRoom(wanted, few, self._units)
+        return OwnRoom(wanted, few, self._units)
 
     def _hold(self, head: Candidate) -> None:
         """Keep clients for a job that found none, if it has the right to: all that it needs, or none."""
@@ -275,122 +294,27 @@ class _Queue:
 
     def next(self) -> Candidate | None:
         """Return the next job, None after the last."""
-        if self._place == len(self._page):
-            if not self._more:
-                return None
+        return next(iter(self.take(1, None)), None)
+
+    def take(self, most: int, before: Candidate | None) -> list[Candidate]:
+        """Return the next jobs, at most so many, as far as they come before another one."""
+        found: list[Candidate] = []
+        while len(found) < most and self._place_in_page():
+            end = min(self._place + most - len(found), len(self._page))
+            if before is not None:
+                end = bisect.bisect_left(self._page, before, self._place, end)
+            if end == self._place:
+                break
+            found += self._page[self._place : end]
+            self._place = end
+        return found
+
+    def _place_in_page(self) -> bool:
+        """Read the next page where this one is used up; tell whether there is anything left."""
+        if self._place == len(self._page) and self._more:
             self._page = self._waiting.after(self._key, self._seen, self._size)
             self._more = len(self._page) == self._size
             self._seen += len(self._page)
             self._size = min(2 * self._size, _LARGEST_PAGE)
             self._place = 0
-            if not self._page:
-                return None
-        found = self._page[self._place]
-        self._place += 1
-        return found
-
-
-class _ByIdleCpus:
-    """The clients that have idle CPUs, by how many."""
-
-    def __init__(self, clients: Iterable[ClientView]) -> None:
-        self._shelves: dict[int, dict[int, ClientView]] = {}
-        self._numbers: list[int] = []  # of idle CPUs for which there is a shelf, ascending
-        for view in clients:
-            self._put(view)
-
-    def occupy(self, view: ClientView, wanted: Requirement) -> None:
-        """Let a job run on a client."""
-        shelf = self._shelves.get(view.free_cpus)
-        if shelf is not None:
-            shelf.pop(view.facts.id, None)
-        view.occupy(wanted)
-        if view.free_cpus > 0:
-            self._put(view)
-
-    def least_first(self, cpus: int) -> Iterator[ClientView]:
-        """Yield the clients with at least so many idle CPUs, those with the fewest first."""
-        for number in self._numbers:
-            if number >= cpus:
-                yield from self._shelves[number].values()
-
-    def _put(self, view: ClientView) -> None:
-        shelf = self._shelves.get(view.free_cpus)
-        if shelf is None:
-            shelf = self._shelves[view.free_cpus] = {}
-            bisect.insort(self._numbers, view.free_cpus)
-        shelf[view.facts.id] = view
-
-
-class _Room(Protocol):
-    """The clients that would do for one requirement; room only shrinks during a plan."""
-
-    def best(self, most: int, /) -> list[ClientView]:
-        """Return the best clients that have room, at most so many."""
-        ...
-
-    def put_back(self, view: ClientView) -> None:
-        """Take a client back that `best` returned, when a job has been placed on it."""
-        ...
-
-
-class _CommonRoom:
-    """For a requirement that many clients meet: looks along all of them, and soon finds one."""
-
-    def __init__(self, wanted: Requirement, fitting: set[int], idle: _ByIdleCpus, units: Units) -> None:
-        self._wanted = wanted
-        self._fitting = fitting
-        self._idle = idle
-        self._units = units
-
-    def best(self, _most: int) -> list[ClientView]:
-        """Return the client that one more job leaves least idle."""
-        wanted = self._wanted
-        for view in self._idle.least_first(wanted.cpus):
-            if view.facts.id in self._fitting and not lacks_room(wanted, view, self._units):
-                return [view]
-        return []
-
-    def put_back(self, view: ClientView) -> None:
-        """Do nothing: it has not been taken from anywhere."""
-
-
-class _OwnRoom:
-    """For a requirement that few clients meet, or one with an order of its own.
-
-    A client that lacks room is dropped for good. The order of those on which other requirements have placed jobs
-    meanwhile is put right when they come up.
-    """
-
-    def __init__(self, wanted: Requirement, clients: Iterable[ClientView], units: Units) -> None:
-        self._wanted = wanted
-        self._units = units
-        self._last = frozenset(wanted.last)
-        self._heap = [
-            (*self._key(view), view.facts.id, view) for view in clients if not lacks_room(wanted, view, units)
-        ]
-        heapq.heapify(self._heap)
-
-    def _key(self, view: ClientView) -> tuple[bool, float]:
-        if self._wanted.alone:
-            return view.facts.id in self._last, -view.facts.speed * view.facts.cpus  # the fastest: it has it to itself
-        return view.facts.id in self._last, view.free_cpus  # the one it leaves least idle
-
-    def best(self, most: int) -> list[ClientView]:
-        """Take the best clients that have room off the heap."""
-        found: list[ClientView] = []
-        while self._heap and len(found) < most:
-            *key, _, view = heapq.heappop(self._heap)
-            if lacks_room(self._wanted, view, self._units):
-                continue
-            now = self._key(view)
-            if tuple(key) == now:
-                found.append(view)
-            else:
-                heapq.heappush(self._heap, (*now, view.facts.id, view))
-        return found
-
-    def put_back(self, view: ClientView) -> None:
-        """Put a client where it belongs now."""
-        if view.free_cpus > 0:
-            heapq.heappush(self._heap, (*self._key(view), view.facts.id, view))
+        return self._place < len(self._page)
