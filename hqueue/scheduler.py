@@ -167,6 +167,7 @@ class Scheduler:
     def _plan(self, connection: sa.Connection, farm: FarmView, queue: _Queue, heads: dict[int, Candidate]) -> Plan:
         requirements = self._farm.requirements(connection, heads)
         self._fits.renew([view.facts for view in farm.clients])
+        self._fits.keep(heads)
         return plan(
             heads,
             requirements,

@@ -7,8 +7,7 @@ name, matching obeys it, and `why` gives it as a reason.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -50,15 +49,16 @@ class Condition:
     name: str  # one of KINDS
     op: str  # ==, !=, in, not_in, any
     value: str
+    negated: bool = field(init=False, repr=False, compare=False)  # it asks for clients that are not what the values say
+    _test: _Test = field(init=False, repr=False, compare=False)
 
-    @property
-    def negated(self) -> bool:
-        """Whether it asks for clients that are not what the values say."""
-        return self.op in _NEGATED
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "negated", self.op in _NEGATED)
+        object.__setattr__(self, "_test", KINDS[self.name].test(_values(self.value)))
 
     def holds(self, client: ClientFacts) -> bool:
         """Tell whether a client meets it."""
-        return _tested(self.name, self.value)(client) != self.negated
+        return self._test(client) != self.negated
 
     def said(self, *, fails: bool = False) -> str:
         """Return it as people say it of clients that meet it (`in group sim`), or that do not (`not in group sim`)."""
@@ -69,7 +69,7 @@ class Condition:
         """Return in a few words that the values name nothing in the farm, "" where one of them names something."""
         values = _values(self.value)
         kind = KINDS[self.name]
-        return "" if kind.known(names, _tested(self.name, self.value), values) else kind.absent.format(_shown(values))
+        return "" if kind.known(names, self._test, values) else kind.absent.format(_shown(values))
 
 
 def _values(text: str) -> tuple[str, ...]:
@@ -81,11 +81,6 @@ def _values(text: str) -> tuple[str, ...]:
 def _shown(values: Sequence[str]) -> str:
     whole, *parts = values
     return " or ".join(part for part in parts if part) or whole or '""'
-
-
-@lru_cache(maxsize=4096)
-def _tested(name: str, value: str) -> _Test:
-    return KINDS[name].test(_values(value))
 
 
 def same_host(one: str, other: str) -> bool:

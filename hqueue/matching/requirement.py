@@ -41,6 +41,11 @@ class Requirement:
         """Whether a job may take several clients."""
         return self.max_hosts > 1
 
+    @property
+    def of_a_client(self) -> tuple[object, ...]:
+        """Return what is asked of what a client is, rather than of what is in use on it."""
+        return self.conditions, self.platforms, self.blocked, self.cpus
+
     def to_json(self) -> str:
         """Return it as text, the same for equal requirements."""
         data: dict[str, Any] = {

@@ -13,7 +13,7 @@ from hqueue.matching.clients import ClientFacts, ClientView, Standing
 from hqueue.matching.units import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from hqueue.matching.requirement import Requirement
 
@@ -66,7 +66,7 @@ def _lacking(wanted: Requirement, client: ClientView, units: Units) -> bool:
     return bool(wanted.resources and units.lacking(wanted, (client,)))
 
 
-# What a client is: asked once per requirement.
+# What a client is: asked once for requirements with the same `Requirement.of_a_client`.
 _WHAT_IT_IS: Final[tuple[Check[ClientFacts], ...]] = (
     Check(
         "platform",
@@ -140,33 +140,47 @@ def lacks_room(wanted: Requirement, client: ClientView, units: Units) -> bool:
 
 
 class FitTable:
-    """Which clients would do for a requirement, were they idle; kept from tick to tick, mended where one changes."""
+    """Which clients would do for a requirement, were they idle; kept from tick to tick, mended where one changes.
+
+    Requirements that ask the same of what a client is share one set: thousands may differ in a tag alone.
+    """
 
     _MOST = 20_000
 
     def __init__(self) -> None:
         self._clients: dict[int, ClientFacts] = {}
-        self._fitting: dict[int, tuple[Requirement, set[int]]] = {}
+        self._sets: dict[tuple[object, ...], tuple[Requirement, set[int]]] = {}  # by what is asked
+        self._by_key: dict[int, set[int]] = {}
 
     def renew(self, clients: Sequence[ClientFacts]) -> None:
         """Say which clients there are now."""
         known, self._clients = self._clients, {client.id: client for client in clients}
         changed = [client for client in clients if known.get(client.id) is not client]
         gone = [key for key in known if key not in self._clients]
-        if len(changed) + len(gone) > len(clients) // 4 or len(self._fitting) > self._MOST:
-            self._fitting.clear()
-            return
-        if changed or gone:
-            for wanted, fitting in self._fitting.values():
+        if len(changed) + len(gone) > len(clients) // 4:
+            self._sets.clear()
+            self._by_key.clear()
+        elif changed or gone:
+            for wanted, fitting in self._sets.values():
                 fitting.difference_update(gone, (client.id for client in changed))
                 fitting.update(_would_do(wanted, changed))
 
+    def keep(self, keys: Collection[int]) -> None:
+        """Forget the other requirements where there are too many."""
+        if len(self._by_key) > max(self._MOST, 2 * len(keys)):
+            self._by_key = {key: self._by_key[key] for key in keys if key in self._by_key}
+            used = {id(fitting) for fitting in self._by_key.values()}
+            self._sets = {asked: each for asked, each in self._sets.items() if id(each[1]) in used}
+
     def fitting(self, key: int, wanted: Requirement) -> set[int]:
         """Return the ids of the clients that would do for a requirement, stored under its key."""
-        found = self._fitting.get(key)
+        found = self._by_key.get(key)
         if found is None:
-            found = self._fitting[key] = (wanted, set(_would_do(wanted, self._clients.values())))
-        return found[1]
+            shared = self._sets.get(wanted.of_a_client)
+            if shared is None:
+                shared = self._sets[wanted.of_a_client] = (wanted, set(_would_do(wanted, self._clients.values())))
+            found = self._by_key[key] = shared[1]
+        return found
 
 
 def _would_do(wanted: Requirement, clients: Iterable[ClientFacts]) -> Iterator[int]:

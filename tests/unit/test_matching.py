@@ -668,3 +668,25 @@ class TestFitTable:
             table.renew(list(farm.values()))
             right = {each.id for each in farm.values() if each.cpus > 1 and each.groups == sim and each.id != 9}
             assert table.fitting(1, wanted) == right
+
+    def test_what_differs_only_in_what_is_in_use_shares_a_set(self) -> None:
+        table = FitTable()
+        table.renew([facts(1, cpus=4), facts(2, cpus=1)])
+        wide = [Requirement(cpus=2, singles=(f"single:{n}",), last=(n,), resources=(("nuke", n),)) for n in range(3)]
+        first, *others = (table.fitting(key, each) for key, each in enumerate(wide))
+        assert first == {1}
+        assert all(each is first for each in others)
+        for key, other in enumerate((Requirement(), Requirement(cpus=2, blocked=(1,)), Requirement(cpus=2)), 3):
+            assert (table.fitting(key, other) is first) == (key == 5)
+
+    def test_what_nobody_waits_for_is_forgotten_where_there_is_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FitTable, "_MOST", 10)
+        table = FitTable()
+        table.renew([facts(1, "farm01"), facts(2, "farm02")])
+        wanted = [Requirement(conditions=(Condition("hostname", "==", f"farm{n:02}"),)) for n in range(20)]
+        kept = [table.fitting(key, each) for key, each in enumerate(wanted)]
+        table.keep(range(1, 4))
+        assert [table.fitting(key, wanted[key]) is kept[key] for key in (1, 2, 3, 4)] == [True, True, True, False]
+        assert [table.fitting(key, wanted[key]) for key in (1, 2, 3, 4)] == [{1}, {2}, set(), set()]
+        table.keep(range(20))  # as many as are waited for are kept, however many
+        assert table.fitting(1, wanted[1]) is kept[1]
