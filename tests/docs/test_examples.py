@@ -73,6 +73,7 @@ def test_first_job(farm: Farm, environment: dict[str, str], tmp_path: Path) -> N
             continue
         if block.language == "json":
             (folder / "job.json").write_text(block.text, encoding="utf-8")
+        if block.language != "sh":
             continue
         for line in block.text.splitlines():
             if line == ". .venv/bin/activate":
