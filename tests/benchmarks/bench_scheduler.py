@@ -85,6 +85,26 @@ def run_plan(jobs: int, clients: int) -> float:
     return 1000 * min(figures)
 
 
+def run_first_look(wanted: Sequence[Requirement], clients: int) -> float:
+    """Return the milliseconds of the first pass over as many jobs as requirements, on a farm that has room for none."""
+    facts = [ClientFacts(number, f"host{number}", "", "linux", frozenset(), 1) for number in range(clients)]
+    figures = []
+    for _ in range(3):
+        fits, views = FitTable(), [ClientView(each) for each in facts]
+        for view in views[1:]:
+            view.occupy(Requirement())
+        views[0].held = True  # it has room, and each requirement is asked about it
+        queues = {key: [Candidate.of(key, key, 0, key)] for key in range(len(wanted))}
+        waiting, heads = _Waiting(queues), {key: queue[0] for key, queue in queues.items()}
+        requirements = dict(enumerate(wanted))
+        began = perf_counter()
+        fits.renew(facts)
+        made = plan(heads, requirements, views, Units({}), fits=fits, waiting=waiting, holders={}, times=waiting)
+        figures.append(perf_counter() - began)
+        assert not made.placements
+    return 1000 * min(figures)
+
+
 class Farm:
     """A store with a long queue and a full farm."""
 
@@ -225,6 +245,9 @@ def run(scale: float) -> list[Row]:
     try:
         clients = max(GROUPS, int(1000 * scale))  # or some groups would have none
         placed = run_plan(10 * clients, clients)
+        tagged = run_first_look([Requirement(singles=(f"single:{n}",)) for n in range(2 * clients)], clients)
+        pinned = [Requirement(conditions=(Condition("hostname", "==", f"host{n}"),)) for n in range(2 * clients)]
+        hosts = run_first_look(pinned, clients)
         freed = max(5, int(FREED * scale))
         decisions = run_fill(folder, clients)
         few = run_ticks(folder, 10 * clients, clients, 200, freed)
@@ -235,6 +258,13 @@ def run(scale: float) -> list[Row]:
     whole = "" if clients == 1000 else f"; goals are for {1000:,} clients"
     return [
         Row(f"plan of {10 * clients:,} jobs on {clients:,} clients", placed, "ms", note=f"goal 25{whole}"),
+        Row(
+            f"first look at {2 * clients:,} requirements that differ in a tag",
+            tagged,
+            "ms",
+            hosts,
+            "baseline: that differ in their host, so that nothing is shared",
+        ),
         Row("decisions persisted", decisions, "/s", note=f"one tick that fills {4 * clients:,} slots; goal 50,000"),
         Row(
             f"tick that fills {freed} slots, {1_000 * clients:,} jobs queued",
