@@ -233,7 +233,7 @@ class _Firsts:
             known = self._since.get(key)
             began_ms = known[1] if known is not None and known[0] == head.job_id else now_ms
             since[key] = (head.job_id, began_ms)
-            held_from_ms = began_ms if wanted.several else began_ms + self._patience_ms
+            held_from_ms = began_ms if wanted.min_hosts > 1 else began_ms + self._patience_ms
             if now_ms >= held_from_ms:
                 found[key] = HeldFor(head.job_id, _looked_at(held_from_ms, now_ms))
         self._since = since

@@ -118,5 +118,5 @@ def rehome(session: Session, gone: sa.Select[tuple[int]], limit: int) -> bool:
     found = session.connection.execute(query).all()
     for job_id, root_id in found:
         session.connection.execute(sa.update(job).where(job.c.id == job_id).values(root_id=root_id))
-        failures.reconsider(session, root_id, job_id - 1)
+        failures.rehome(session, job_id, root_id)
     return bool(found)

@@ -75,9 +75,7 @@ def forget(session: Session, job_id: int) -> None:
     if counted:
         _mark(session, row.root_id, recount=True)
     if row.block is not None:
-        reconsider(
-            session, row.root_id, job_id - 1
-        )  # while it was settled, its root's blocked clients may have changed
+        reconsider(session, row.root_id, job_id - 1)
 
 
 def reconsider(session: Session, root_id: int, after: int) -> None:
@@ -85,6 +83,20 @@ def reconsider(session: Session, root_id: int, after: int) -> None:
     query = sa.select(root_block.c.root_id).where(root_block.c.root_id == root_id)
     if session.connection.execute(query).first() is not None:
         _mark(session, root_id, moved_to=after)
+
+
+def reconsider_job(session: Session, job_id: int) -> None:
+    """Look again at a job that was settled: meanwhile its root's blocked clients may have changed."""
+    row = session.connection.execute(_JOB, {"wanted": job_id}).one()
+    if row.block is not None:
+        reconsider(session, row.root_id, job_id - 1)
+
+
+def rehome(session: Session, job_id: int, root_id: int) -> None:
+    """Let a job's failures count for its new root, and that root's blocked clients for it."""
+    moved = sa.update(client_failure).where(client_failure.c.job_id == job_id).values(root_id=root_id)
+    session.connection.execute(moved)
+    _mark(session, root_id, recount=True, moved_to=job_id - 1)
 
 
 def recount_all(session: Session) -> None:

@@ -336,9 +336,14 @@ def _hold_against_client(session: Session, row: RunRow, report: Report, label: s
 
 
 def _pause_client(session: Session, client_id: int) -> int:
-    """Give a client nothing for a while; return how many refusals in a row that makes."""
+    """Give a client nothing for a while; return how many refusals in a row that makes, 0 where it rests already.
+
+    What it refuses while it rests was given to it before: jobs given together are refused together, and count once.
+    """
     query = sa.select(client.c.refusals, client.c.refused_until).where(client.c.id == client_id)
     refusals, until = session.connection.execute(query).one()
+    if session.now_ms < until:
+        return 0
     # A client that has been well for longer than the longest pause starts from the beginning.
     refusals = 1 if session.now_ms > until + _LONGEST_REFUSAL_PAUSE_MS else refusals + 1
     pause = min(_FIRST_REFUSAL_PAUSE_MS * 2 ** min(refusals - 1, 10), _LONGEST_REFUSAL_PAUSE_MS)

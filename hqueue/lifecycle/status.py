@@ -251,6 +251,8 @@ class _Change:
             self._start_afresh(after)
         elif rule is Outcome.REOPENED and after.status is JobStatus.CANCELLED:
             raise JobStateError(f"job {after.id} is cancelled and takes no new children; reschedule it first")
+        elif rule is Outcome.REOPENED:
+            failures.reconsider_job(self._session, after.id)
         elif rule is Outcome.COMMAND_DONE:
             after.command_done = True
             after.progress = 1.0

@@ -97,7 +97,7 @@ def needs_more_than_a_gap(wanted: Requirement) -> bool:
 
     One that needs the least there is of everything takes what becomes free when it is first in order.
     """
-    return wanted.several or wanted.alone or wanted.cpus > 1 or any(amount > 1 for _, amount in wanted.resources)
+    return wanted.min_hosts > 1 or wanted.alone or wanted.cpus > 1 or any(amount > 1 for _, amount in wanted.resources)
 
 
 def plan(
@@ -171,10 +171,12 @@ class _Planner:
 
     def _take(self, key: int) -> tuple[ClientView, ...]:
         """Place the next job with a requirement; return its clients, none where too few have room."""
+        wanted = self._requirements[key]
+        if wanted.resources and self._units.lacking(wanted, ()):
+            return ()  # whatever the client
         room = self._rooms.get(key)
         if room is None:
             room = self._rooms[key] = self._room(key)
-        wanted = self._requirements[key]
         licensed = wanted.several and wanted.resources
         found = self._licensed(wanted, room) if licensed else room.best(wanted.max_hosts)
         if len(found) < wanted.min_hosts:
@@ -214,7 +216,8 @@ class _Planner:
             able -= 1
         for view in found[able:]:
             room.put_back(view)
-        return found[:able]
+        # The command runs on the first.
+        return sorted(found[:able], key=lambda view: view.id in wanted.last)
 
     def _room(self, key: int) -> Room:
         wanted, fitting = self._requirements[key], self._fits.fitting(key, self._requirements[key])

@@ -90,7 +90,7 @@ class Resources:
         """Change a resource; return True.
 
         Shapes: properties is a dict with some of max, name, perMachine. A max below what is in use ends no job: no
-        new ones start until enough have ended. perMachine changes only while nothing is in use.
+        new ones start until enough have ended. name and perMachine change only while nothing is in use.
         Errors: UnknownResourceError, DuplicateNameError, InvalidArgumentError; JobStateError while it is in use.
         Source: ours.
         """
@@ -101,10 +101,12 @@ class Resources:
             row = _existing(session, key, id)
             if values.get("name", row.name) != row.name:
                 _refuse_taken(session, values["name"], "properties.name")
-            if values.get("per_machine", row.per_machine) != row.per_machine:
-                used = self._farm.read(session.connection).units.used[row.name]
-                if used:
-                    raise JobStateError(f"{used} of {shown(row.name)} are in use; set perMachine when none are")
+            for column, name in (("name", "name"), ("per_machine", "perMachine")):
+                # What runs took it as it was, under the name it had: it would not be counted any more.
+                if values.get(column, getattr(row, column)) != getattr(row, column):
+                    used = self._farm.read(session.connection).units.used[row.name]
+                    if used:
+                        raise JobStateError(f"{used} of {shown(row.name)} are in use; set {name} when none are")
             if values:
                 session.connection.execute(sa.update(resource).where(resource.c.id == key).values(values))
             session.after_commit(WakeScheduler())

@@ -98,7 +98,9 @@ def test_per_machine_changes_only_while_nothing_is_in_use(api):
     api.run(job_id, machine)
     with pytest.raises(errors.JobStateError, match="2 of 'nuke' are in use"):
         api.setResource(key, {"perMachine": True})
-    assert api.setResource(key, {"perMachine": False, "max": 1}) is True  # it drains
+    with pytest.raises(errors.JobStateError, match="2 of 'nuke' are in use; set name when none are"):
+        api.setResource(key, {"name": "nuke_x"})
+    assert api.setResource(key, {"perMachine": False, "max": 1, "name": "nuke"}) is True  # it drains
     machine.end(job_id)
     assert api.setResource(key, {"perMachine": True}) is True
 

@@ -141,7 +141,7 @@ def _no_hold() -> Any:
 
 
 def _hold_for_nobody() -> Any:
-    return _changed(scheduler, "needs_more_than_a_gap", lambda wanted: wanted.several)
+    return _changed(scheduler, "needs_more_than_a_gap", lambda wanted: wanted.min_hosts > 1)
 
 
 def _keep_nothing() -> Any:

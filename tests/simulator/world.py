@@ -239,7 +239,7 @@ class World:
         # A run that its job was taken from meanwhile says nothing of the job.
         query = sa.select(job.c.id).join(run, run.c.id == job.c.run_id).where(run.c.token == token)
         current = session.connection.execute(query).first() is not None
-        if held.end == "refused":
+        if held.end == "refused" and self.now_s >= node.rests_until_s:
             node.rests = 1 if self.now_s > node.rests_until_s + 300 else node.rests + 1
             node.rests_until_s = self.now_s + min(10 * 2 ** (node.rests - 1), 300)
         if held.end == "exited badly" and current:

@@ -182,6 +182,55 @@ class TestBlocked:
         tick(farm)
         assert started(farm, *frames) == [frames[3]]
 
+    def test_one_that_a_new_child_reopens(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        frames = [{"name": "Bild", "command": "x"}] * 4
+        root, scene, *_ = farm.submit(
+            {"name": "Szene", "children": [{"name": "Akt", "command": "x", "priority": 9}, *frames]}
+        )
+        farm.tick()
+        bad.beat()
+        bad.end(scene, 1)  # settled before the client is blocked
+        fail(farm, bad, 2)
+        tick(farm)
+        good = farm.machine("farm-b", 1)
+        child = farm.submit({"name": "spät", "command": "x", "priority": 9}, scene)[0]
+        tick(farm)
+        good.beat()
+        good.end(child)
+        good.vanish()
+        tick(farm, 2)
+        assert farm.status(scene) == "runnable"  # the client that is left is blocked for it
+        assert explained(farm, scene).free == 0
+        assert root
+
+    def test_one_whose_root_is_deleted(self, farm: StoreFarm) -> None:
+        """Its own failures go with it to the new root; those of the others are forgotten."""
+        bad = farm.machine("farm-a", 1)
+        first, shared, *_ = farm.submit(
+            {
+                "name": "Erste",
+                "children": [
+                    {"name": "beide", "command": "x", "triesLeft": 9},
+                    *[{"name": "k", "command": "x", "priority": 9}] * 3,
+                ],
+            }
+        )
+        farm.add("Zweite", children=[shared], command=None)
+        fail(farm, bad, 3)
+        tick(farm, 2)
+        assert farm.status(shared) == "runnable"  # blocked
+        farm.act(Action.CANCEL, first)
+        farm.act(Action.DELETE, first)
+        tick(farm, 2)
+        assert farm.status(shared) == "running"
+        bad.beat()
+        bad.end(shared, 1)
+        fail(farm, bad, 2)
+        tick(farm, 3)
+        assert farm.status(shared) == "runnable"
+        assert explained(farm, shared).free == 0
+
     def test_thousands_move_in_small_steps_and_hide_nobody(
         self, sqlite_farm: StoreFarm, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -239,6 +288,17 @@ class TestRefusals:
                 machine.refuse(job_id)
         assert pauses[1:] == [10, 20, 40, 80, 160, 300]
         assert "resting after a refusal" in explained(farm, job_id).summary
+
+    def test_what_is_refused_together_counts_once(self, farm: StoreFarm) -> None:
+        machine = farm.machine("farm-a", 4)
+        ids = farm.submit([{"name": "x", "command": "x"}] * 4)
+        farm.tick()
+        machine.beat()
+        for job_id in ids:
+            machine.refuse(job_id)
+        assert farm.client(machine.id).refusals == 1
+        tick(farm, 11)
+        assert len(started(farm, *ids)) == 4
 
     def test_others_get_its_jobs_meanwhile(self, farm: StoreFarm) -> None:
         bad, good = farm.machine("farm-a", 1), farm.machine("farm-b", 4)

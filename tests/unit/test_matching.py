@@ -530,6 +530,13 @@ class TestSeveralHosts:
         (placed,) = make_plan({1: [(1, 0, 1)]}, {1: wanted}, clients, units).placements
         assert [client.id for client in placed.clients] == [3, 4]
 
+    def test_of_those_that_hold_the_licence_the_command_runs_where_the_job_did_not_fail(self) -> None:
+        wanted = several(1, 2, resources=(("render", 1),), last=(1,))
+        clients, units = [view(1), view(2)], resources(render=(2, True))
+        units.take(Requirement(resources=(("render", 1),)), busy(clients[0], JOB))
+        (placed,) = make_plan({1: [(1, 0, 1)]}, {1: wanted}, clients, units).placements
+        assert [client.id for client in placed.clients] == [2, 1]
+
     def test_what_licences_were_too_few_for_is_left_to_the_next_one(self) -> None:
         wanted = several(1, 3, resources=(("nuke", 1), ("render", 1)))
         units, clients = resources(nuke=(9, False), render=(2, True)), [view(n, cpus=2) for n in (1, 2, 3)]
@@ -568,7 +575,8 @@ class TestHolds:
 
     def test_who_could_starve(self) -> None:
         assert not needs_more_than_a_gap(Requirement(singles=("single:x",), resources=(("nuke", 1),)))
-        for wanted in (SINGLE, several(1, 2), Requirement(cpus=2), Requirement(resources=(("nuke", 2),))):
+        assert not needs_more_than_a_gap(several(1, 2))  # one will do
+        for wanted in (SINGLE, several(2, 2), Requirement(cpus=2), Requirement(resources=(("nuke", 2),))):
             assert needs_more_than_a_gap(wanted)
 
     def test_a_held_client_takes_only_what_comes_before(self) -> None:
