@@ -143,21 +143,36 @@ class Scheduler:
             with self.store.writing(durable=False) as session:
                 failures.step(session, self.config.max_client_failures)
             made = self._look(wait_for_roots=False) or Plan()
+        assigned, wished = self._give(made)
+        if wished:
+            # What jobs below an unfinished wish would have taken goes to whom comes behind their trees.
+            made = self._look(wait_for_roots=False, besides=wished) or Plan()
+            assigned += self._give(made)[0]
         self.roster.holds = made.holds
+        return assigned
+
+    def _give(self, made: Plan) -> tuple[int, frozenset[int]]:
+        """Assign what a plan has placed; return how many jobs, and the roots of those that a wish keeps from it."""
         if not made.placements:
-            return 0
+            return 0, frozenset()
         placements = [self._as_assigned(each) for each in made.placements]
         # Whoever hands the runs out waits for the disk; the next tick need not.
         with self.store.writing(durable=False) as session:
-            return lifecycle.assign(session, self._still_there(session, placements))
+            possible, wished = self._still_there(session, placements)
+            assigned = lifecycle.assign(session, possible)
+        roots = (each.candidate.root_id for each in made.placements if each.candidate.job_id in wished)
+        return assigned, frozenset(roots)
 
-    def _look(self, *, wait_for_roots: bool) -> Plan | None:
-        """Return what could be placed in a snapshot, None where failures are to be looked at first."""
+    def _look(self, *, wait_for_roots: bool, besides: frozenset[int] = frozenset()) -> Plan | None:
+        """Return what could be placed in a snapshot, None where failures are to be looked at first.
+
+        besides: roots whose jobs are left out.
+        """
         with self.store.reading() as connection:
             unready = failures.pending_roots(connection)
             if unready and wait_for_roots:
                 return None
-            queue = _Queue(connection, unready)
+            queue = _Queue(connection, unready | besides)
             heads = queue.heads()
             if not heads:
                 self._firsts.forget()
@@ -179,20 +194,25 @@ class Scheduler:
             times=queue,
         )
 
-    def _still_there(self, session: Session, placements: Sequence[Placement]) -> list[Placement]:
-        """Drop what can no longer be: clients, wishes and failures may have changed since the snapshot."""
+    def _still_there(self, session: Session, placements: Sequence[Placement]) -> tuple[list[Placement], set[int]]:
+        """Return what can still be, and the jobs that are below an unfinished wish.
+
+        Clients, wishes and failures may have changed since the snapshot.
+        """
         connection = session.connection
         taking = set(connection.execute(_TAKING, {"now": session.now_ms}).scalars())
-        left_out = lifecycle.below_unfinished(connection, [placement.job_id for placement in placements])
+        wished = lifecycle.below_unfinished(connection, [placement.job_id for placement in placements])
+        left_out = set(wished)
         unready = failures.pending_roots(connection)
         if unready:
             for part in chunks([placement.job_id for placement in placements]):
                 left_out.update(connection.execute(_BELOW_ROOTS, {"jobs": part, "roots": sorted(unready)}).scalars())
-        return [
+        possible = [
             each
             for each in placements
             if each.job_id not in left_out and taking.issuperset((each.client_id, *each.others))
         ]
+        return possible, wished
 
     def _as_assigned(self, placed: Placed) -> Placement:
         first, *others = placed.clients

@@ -259,7 +259,8 @@ def read_resources(value: Any) -> dict[str, int] | None:
         except UnfitError as error:
             raise UnfitError(error.expected, error.found, _member(name)) from None
         if amount:
-            amounts[name] = amount
+            name = name.strip()
+            amounts[name] = amounts.get(name, 0) + amount
     return amounts or None
 
 

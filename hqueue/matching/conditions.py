@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PARTS: Final = re.compile(r"[,;]")
 _MACOS: Final = re.compile(r"\bmacos\b")
 _NEGATED: Final = frozenset({"!=", "not_in"})
+_MOST_SHOWN: Final = 3  # values, where a condition is said
 OPS: Final = ("==", "!=", "in", "not_in", "any")  # "any" is "in"
 
 
@@ -65,6 +66,11 @@ class Condition:
         text = KINDS[self.name].says.format(_shown(_values(self.value)))
         return f"not {text}" if self.negated != fails else text
 
+    @property
+    def everybody(self) -> bool:
+        """Whether every client meets it, as `hostname != ""` does."""
+        return self.negated and not any(_values(self.value))
+
     def unknown(self, names: FarmNames) -> str:
         """Return in a few words that the values name nothing in the farm, "" where one of them names something."""
         values = _values(self.value)
@@ -80,7 +86,9 @@ def _values(text: str) -> tuple[str, ...]:
 
 def _shown(values: Sequence[str]) -> str:
     whole, *parts = values
-    return " or ".join(part for part in parts if part) or whole or '""'
+    named = [part for part in parts if part] or [whole or '""']
+    more = len(named) - _MOST_SHOWN
+    return " or ".join([*named[:_MOST_SHOWN], f"one of {more} others"] if more > 1 else named)
 
 
 def same_host(one: str, other: str) -> bool:

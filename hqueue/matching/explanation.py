@@ -104,7 +104,10 @@ def _able(wanted: Requirement, free: int, reasons: Sequence[Counted]) -> list[st
     count = sum(doing.values())
     if not count:
         return []
-    who = f"{count} {_described(wanted)}".strip() if wanted.conditions or wanted.platforms else _clients(count)
+    described = _described(wanted)
+    who = f"{count} {described}" if described else _clients(count)
+    if count < wanted.min_hosts:
+        who = f"no more than {who}"
     if len(doing) == 1:
         return [f"{who}, {'all ' if count > 1 else ''}{next(iter(doing))}"]
     return [f"{who}: {', '.join(f'{number} {words}' for words, number in doing.items())}"]
@@ -143,7 +146,7 @@ def _nobody(wanted: Requirement, reasons: Sequence[Counted], names: FarmNames) -
 
 def _described(wanted: Requirement) -> str:
     words = [f"on {' or '.join(wanted.platforms)}"] if wanted.platforms else []
-    words += [condition.said() for condition in wanted.conditions]
+    words += [condition.said() for condition in wanted.conditions if not condition.everybody]
     return " and ".join(words)
 
 

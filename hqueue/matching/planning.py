@@ -43,6 +43,11 @@ class Candidate(NamedTuple):
         """The job's id."""
         return self.rank[2]
 
+    @property
+    def root_id(self) -> int:
+        """The id of the job's root."""
+        return self.rank[1]
+
 
 class Waiting(Protocol):
     """The runnable jobs of each requirement, in order; read only as far as a plan gets."""

@@ -103,8 +103,11 @@ class Units:
         if kind is None:
             return f"nobody has created the resource {name}"
         amount = dict(requirement.resources)[name]
-        kept = f", {self._kept[name]} kept for jobs that come before" if self._kept.get(name) else ""
-        return f"{name}: {self.used[name]} of {kind.maximum} in use{kept}, {amount} wanted"
+        # Those that come before may together want more than there is.
+        kept = min(self._kept.get(name, 0), kind.maximum or 0)
+        more = f", {kept} kept for jobs that come before" if kept else ""
+        each = f" on each of {requirement.min_hosts} clients" if kind.per_machine and requirement.min_hosts > 1 else ""
+        return f"{name}: {self.used[name]} of {kind.maximum} in use{more}, {amount} wanted{each}"
 
 
 def _wanted(kind: Resource, name: str, amount: int, clients: Sequence[ClientView], others: int) -> int:

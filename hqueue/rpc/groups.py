@@ -58,7 +58,7 @@ class Groups:
         Errors: UnknownAttributeError.
         Source: 17.
         """
-        wanted, names = wire.scrub(text(name, "name")), _names(attribs)
+        wanted, names = wire.scrub(text(name, "name")).strip(), _names(attribs)
         with self._store.reading() as connection:
             group_id = connection.execute(sa.select(client_group.c.id).where(client_group.c.name == wanted)).scalar()
             return None if group_id is None else _fetch(connection, [group_id], names)[0]
@@ -70,8 +70,8 @@ class Groups:
         Errors: DuplicateNameError; InvalidArgumentError for a name that is blank or longer than 255 characters.
         Source: 17.
         """
-        wanted = wire.scrub(text(name, "name"))
-        if not wanted.strip() or len(wanted) > _LONGEST_NAME:
+        wanted = wire.scrub(text(name, "name")).strip()  # as conditions name it
+        if not wanted or len(wanted) > _LONGEST_NAME:
             raise InvalidArgumentError(f"name is {shown(name)}, but a name of 1 to 255 characters was expected")
 
         def write(session: Session) -> int:

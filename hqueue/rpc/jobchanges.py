@@ -48,10 +48,12 @@ class JobChanges:
 
         Unknown ids are skipped; a negative priority is 0. The jobs named change at once, what is below them in the
         moments after.
-        Errors: InvalidSpecError for what is no priority.
+        Errors: InvalidSpecError for what is no priority, InvalidArgumentError for None.
         Source: ours.
         """
         wanted = arguments.ids(ids, "ids")
+        if priority is None:
+            raise InvalidArgumentError("priority is None, but a whole number was expected")
         value = jobspec.parse({"name": "-", "priority": priority}, max_depth=1).jobs[0].priority
 
         def write(session: Session) -> bool:
@@ -78,6 +80,10 @@ class JobChanges:
             if name not in _CHANGEABLE:
                 raise InvalidArgumentError(
                     f"properties: {arguments.shown(name)} cannot be set; these can: {', '.join(sorted(_CHANGEABLE))}",
+                )
+            if properties[name] is None and name in _CONDITIONS_NAMES:  # nobody opens a job to all clients unawares
+                raise InvalidArgumentError(
+                    f"properties.{name} is None, but conditions were expected; [] permits all clients",
                 )
         spec = jobspec.parse({"name": "-", **properties}, max_depth=1).jobs[0]
 
@@ -259,7 +265,9 @@ def _permitting(clients: Any) -> tuple[Condition, ...]:
         raise InvalidArgumentError(f"clients is {shown}, but a list of hostnames was expected")
     names = [arguments.text(each, f"clients[{place}]").strip() for place, each in enumerate(listed)]
     for place, name in enumerate(names):
-        if not name or (len(names) > 1 and ("," in name or ";" in name)):
+        # A whole name may hold a separator; where there are several, each would fall apart.
+        hostname, _, client = name.partition(":")
+        if not hostname.strip(" ,;") or ":" in client or (len(names) > 1 and ("," in name or ";" in name)):
             raise InvalidArgumentError(
                 f"clients[{place}] is {arguments.shown(name)}, but a hostname, or hostname:name, was expected",
             )

@@ -31,6 +31,15 @@ def test_groups_and_their_members(api_everywhere):
     assert api.getClient(second.id, ["groups"]) == {"groups": []}
 
 
+def test_blanks_around_a_name_are_no_part_of_it(api):
+    """A condition could not name them."""
+    group = api.createClientGroup("  sim ")
+    assert api.getClientGroups() == [{"clients": [], "id": group, "name": "sim"}]
+    assert api.getClientGroupByName(" sim", ["id"]) == {"id": group}
+    with pytest.raises(errors.DuplicateNameError):
+        api.createClientGroup("sim ")
+
+
 def test_a_name_is_given_once(api):
     api.createClientGroup("Gruppe")
     with pytest.raises(errors.DuplicateNameError, match="'Gruppe'"):

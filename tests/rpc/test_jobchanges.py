@@ -49,6 +49,10 @@ class TestPriority:
         with pytest.raises(errors.InvalidSpecError, match="priority"):
             api.setJobPriority([1], bad)
 
+    def test_no_priority_at_all(self, api):
+        with pytest.raises(errors.InvalidArgumentError, match="priority is None"):
+            api.setJobPriority([1], None)
+
 
 class TestLargeTrees:
     """What goes down a tree goes in small steps, and the later word counts."""
@@ -218,6 +222,8 @@ class TestProperties:
             ({"command": ""}, errors.JobStateError, "job 1 has a command"),
             ([], errors.InvalidArgumentError, "properties is"),
             (None, errors.InvalidArgumentError, "properties is None"),
+            ({"hostgroup": None}, errors.InvalidArgumentError, r"properties.hostgroup is None.*\[\] permits all"),
+            ({"cpus": 2, "conditions": None}, errors.InvalidArgumentError, "properties.conditions is None"),
         ],
     )
     def test_what_cannot_be_set(self, api, properties, error, words):
@@ -295,7 +301,9 @@ class TestPermittedClients:
         api.farm.finish_wishes()
         assert hosts() == [[], ["farm-b"], ["farm-z"], []]
 
-    @pytest.mark.parametrize("bad", [None, {}, 3, [3], [""], "", ["a,b", "c"]])
+    @pytest.mark.parametrize(
+        "bad", [None, {}, 3, [3], [""], "", ["a,b", "c"], [":"], [":gpu"], ["a::gpu"], [","], ",:gpu"]
+    )
     def test_what_is_no_list_of_names(self, api, bad):
         job_id = api.newjob({"name": "x", "command": "c"})[0]
         with pytest.raises(errors.InvalidArgumentError, match="clients"):

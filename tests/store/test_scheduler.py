@@ -197,6 +197,17 @@ class TestWhere:
         farm.finish_wishes()
         assert farm.status(child) == "paused"
 
+    def test_what_a_wish_keeps_from_running_holds_up_nobody_behind_it(self, farm: StoreFarm) -> None:
+        machine = farm.machine(cpus=2)
+        root, *frames = farm.submit(leaf(children=[leaf(priority=9)] * 50))
+        behind = farm.submit([leaf(), leaf(), leaf()])
+        farm.act(Action.CANCEL, root, finish=False)
+        assert farm.tick().assigned == 2
+        assert started(farm, *behind) == behind[:2]
+        assert started(farm, *frames) == []
+        machine.beat()
+        farm.finish_wishes()
+
 
 @pytest.mark.databases("sqlite")
 class TestLost:

@@ -319,6 +319,7 @@ COERCIONS: list[tuple[str, Any, str, Any]] = [
         "resources",
         {"sidefx.license.render": 2, "größe": 1},
     ),
+    ("resources", {" nuke ": 1, "nuke": "2"}, "resources", {"nuke": 3}),
     *[("resources", nothing, "resources", None) for nothing in ("", None, {}, [], {"a": 0})],
     ("maxTime", 3600, "max_time_s", 3600),
     ("maxTime", "3600", "max_time_s", 3600),

@@ -83,6 +83,26 @@ def why(wanted: Requirement, *some: list[ClientView], units: Units | None = None
             [clients(3)],
             "waits for a client: the command is given for windows only",
         ),
+        (
+            Requirement(conditions=(Condition("hostname", "!=", ""),)),  # everybody
+            [clients(2, FULL)],
+            "waits for a client: 2 clients, all busy",
+        ),
+        (
+            Requirement(conditions=(Condition("hostname", "in", ",".join(f"farm{n:02}" for n in range(1, 31))),)),
+            [clients(2, FULL)],
+            "waits for a client: 2 on host farm01 or farm02 or farm03 or one of 27 others, all busy",
+        ),
+        (
+            Requirement(conditions=(Condition("hostname", "in", "a,b,c,d"),)),
+            [clients(2)],
+            "waits for a client: there is no host a or b or c or d",
+        ),
+        (
+            Requirement(min_hosts=3, max_hosts=3, conditions=SIM),
+            [clients(2, FULL), clients(4, groups=frozenset())],
+            "waits for 3 clients at once: no more than 2 in group sim, all busy",
+        ),
         (Requirement(cpus=64), [clients(3)], "waits for a client: 3 with too few CPUs: 64 wanted"),
         (Requirement(blocked=(1, 2)), [clients(2)], "waits for a client: 2 blocked after failures"),
         (Requirement(), [clients(2, refused=True)], "waits for a client: 2 clients, all resting after a refusal"),
@@ -106,7 +126,7 @@ def why(wanted: Requirement, *some: list[ClientView], units: Units | None = None
         (
             Requirement(min_hosts=3, max_hosts=4),
             [clients(2)],
-            "waits for 3 clients at once: 2 clients, all free",
+            "waits for 3 clients at once: no more than 2 clients, all free",
         ),
     ],
 )
@@ -132,9 +152,19 @@ RENDER = (("render", 1),)
     ("maximum", "in_use", "lacks", "sentence"),
     [
         (4, 2, False, "waits for its turn: 3 clients have room"),
-        (3, 2, True, "waits for a resource: render: 2 of 3 in use, 1 wanted"),  # each alone has enough, but not all
-        (2, 2, True, "waits for a resource: render: 2 of 2 in use, 1 wanted"),
-        (1, 0, True, "waits for a resource: render: 0 of 1 in use, 1 wanted"),  # never: it wants two
+        (
+            3,
+            2,
+            True,
+            "waits for a resource: render: 2 of 3 in use, 1 wanted on each of 2 clients",
+        ),  # each alone has enough, but not all
+        (2, 2, True, "waits for a resource: render: 2 of 2 in use, 1 wanted on each of 2 clients"),
+        (
+            1,
+            0,
+            True,
+            "waits for a resource: render: 0 of 1 in use, 1 wanted on each of 2 clients",
+        ),  # never: it wants two
     ],
 )
 def test_a_resource_of_which_several_clients_want_some(maximum: int, in_use: int, lacks: bool, sentence: str) -> None:
@@ -161,13 +191,12 @@ def test_several_clients_of_which_some_are_busy_and_some_lack_a_resource() -> No
     for client in farm[:2]:
         units.take(Requirement(resources=RENDER), client)
     found = why(Requirement(min_hosts=4, max_hosts=4, resources=(("render", 2),)), farm, units=units)
-    assert found.summary == "waits for a resource: render: 2 of 2 in use, 2 wanted"  # never
+    assert found.summary == "waits for a resource: render: 2 of 2 in use, 2 wanted on each of 4 clients"
     units = Units({"render": Resource(4, per_machine=True)})
     units.take(Requirement(resources=(("render", 4),)), clients(1)[0])
     found = why(Requirement(min_hosts=4, max_hosts=4, resources=RENDER), [*clients(3), *clients(1, FULL)], units=units)
-    assert found.summary == (
-        "waits for 4 clients at once: 4 clients: 1 busy, 3 short of render: 4 of 4 in use, 1 wanted"
-    )
+    lacking = "render: 4 of 4 in use, 1 wanted on each of 4 clients"
+    assert found.summary == f"waits for 4 clients at once: 4 clients: 1 busy, 3 short of {lacking}"
     assert not found.lacks_resource
 
 
@@ -176,6 +205,15 @@ def test_what_is_kept_for_others() -> None:
     units.keep([("nuke", 3)])
     found = why(Requirement(resources=(("nuke", 2),)), clients(2), units=units)
     assert found.summary == ("waits for a resource: nuke: 0 of 4 in use, 3 kept for jobs that come before, 2 wanted")
+
+
+def test_no_more_is_kept_than_there_is() -> None:
+    units = Units({"nuke": Resource(3, per_machine=False)})
+    units.keep([("nuke", 3)])
+    units.keep([("nuke", 3)])
+    assert units.said("nuke", Requirement(resources=(("nuke", 1),))) == (
+        "nuke: 0 of 3 in use, 3 kept for jobs that come before, 1 wanted"
+    )
 
 
 def test_a_resource_lacks_only_where_a_client_would_take_the_job() -> None:
