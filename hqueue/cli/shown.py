@@ -115,9 +115,10 @@ def job_fields(job: Mapping[str, Any]) -> list[tuple[str, Cell]]:
 def reason_rows(explained: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
     """Return what keeps a job from the machines: how many, why, and some of them; first those that have room."""
     clients = explained["clients"]
-    rows: list[tuple[Cell, ...]] = (
-        [(Cell(str(clients["free"])), Cell("have room", "green"), Cell(""))] if clients["free"] else []
-    )
+    free = clients["free"]
+    rows: list[tuple[Cell, ...]] = []
+    if free:
+        rows.append((Cell(str(free)), Cell("has room" if free == 1 else "have room", "green"), Cell("")))
     for each in clients["reasons"]:
         more = ", …" if each["count"] > len(each["examples"]) else ""
         rows.append(

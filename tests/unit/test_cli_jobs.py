@@ -96,7 +96,7 @@ class TestWhy:
             "job 7 waits for a client: 12 in group sim, all busy; 1 disabled",
             "",
             "CLIENTS  BECAUSE    SUCH AS",
-            "      1  have room",
+            "      1  has room",
             "      1  disabled   größe",
             "     12  busy       farm01, farm02, farm03, …",
             "",
