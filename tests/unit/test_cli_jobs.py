@@ -95,10 +95,10 @@ class TestWhy:
         assert out().splitlines() == [
             "job 7 waits for a client: 12 in group sim, all busy; 1 disabled",
             "",
-            "CLIENTS  BECAUSE    SUCH AS",
+            "CLIENTS  BECAUSE   SUCH AS",
             "      1  has room",
-            "      1  disabled   größe",
-            "     12  busy       farm01, farm02, farm03, …",
+            "      1  disabled  größe",
+            "     12  busy      farm01, farm02, farm03, …",
             "",
             "2 waiting jobs come before it.",
         ]
