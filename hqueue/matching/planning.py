@@ -190,7 +190,6 @@ class _Planner:
             if wanted.resources:
                 self._units.take(wanted, view, first=view is found[0])
             self._occupy(wanted, view)
-            room.put_back(view)
         return tuple(found)
 
     def _fill(self, key: int, clients: tuple[ClientView, ...], before: Candidate | None) -> None:
@@ -230,7 +229,7 @@ class _Planner:
         if plain and 4 * len(fitting) > len(self._open):
             return CommonRoom(wanted, fitting, self._idle, self._units)
         few = (self._free[each] for each in fitting if each in self._free)
-        return OwnRoom(wanted, few, self._units)
+        return OwnRoom(wanted, few, self._idle, self._units)
 
     def _hold(self, head: Candidate) -> None:
         """Keep clients for a job that found none, if it has the right to: all that it needs, or none."""

@@ -26,6 +26,7 @@ class ByIdleCpus:
     def __init__(self, clients: Iterable[ClientView]) -> None:
         self._shelves: dict[int, dict[int, ClientView]] = {}
         self._numbers: list[int] = []  # of idle CPUs for which there is a shelf, ascending
+        self._watched: dict[int, list[dict[int, ClientView]]] = {}  # by client
         for view in clients:
             self._put(view)
 
@@ -37,6 +38,13 @@ class ByIdleCpus:
         view.occupy(wanted, times)
         if view.free_cpus > 0:
             self._put(view)
+            for changed in self._watched.get(view.facts.id, ()):
+                changed[view.facts.id] = view
+
+    def watch(self, client_ids: Iterable[int], changed: dict[int, ClientView]) -> None:
+        """Have the clients on which jobs are placed from now on entered somewhere, those of these that have room."""
+        for client_id in client_ids:
+            self._watched.setdefault(client_id, []).append(changed)
 
     def least_first(self, cpus: int) -> Iterator[ClientView]:
         """Yield the clients with at least so many idle CPUs, those with the fewest first."""
@@ -60,7 +68,7 @@ class Room(Protocol):
         ...
 
     def put_back(self, view: ClientView) -> None:
-        """Take a client back that `best` returned, when a job has been placed on it."""
+        """Take a client back that `best` returned, where no job has been placed on it."""
         ...
 
 
@@ -86,20 +94,18 @@ class CommonRoom:
 
 
 class OwnRoom:
-    """For a requirement that few clients meet, or one with an order of its own.
+    """For a requirement that few clients meet, or one with an order of its own; a client without room is dropped."""
 
-    A client that lacks room is dropped for good. The order of those on which other requirements have placed jobs
-    meanwhile is put right when they come up.
-    """
-
-    def __init__(self, wanted: Requirement, clients: Iterable[ClientView], units: Units) -> None:
+    def __init__(self, wanted: Requirement, clients: Iterable[ClientView], idle: ByIdleCpus, units: Units) -> None:
         self._wanted = wanted
         self._units = units
         self._last = frozenset(wanted.last)
-        self._heap = [
-            (*self._key(view), view.facts.id, view) for view in clients if not lacks_room(wanted, view, units)
-        ]
+        having = [view for view in clients if not lacks_room(wanted, view, units)]
+        self._keys = {view.facts.id: self._key(view) for view in having}  # what else is in the heap is out of date
+        self._heap = [(*self._keys[view.facts.id], view.facts.id, view) for view in having]
         heapq.heapify(self._heap)
+        self._changed: dict[int, ClientView] = {}  # on which jobs have been placed since the last look
+        idle.watch(self._keys, self._changed)
 
     def _key(self, view: ClientView) -> tuple[bool, float]:
         if self._wanted.alone:
@@ -107,20 +113,22 @@ class OwnRoom:
         return view.facts.id in self._last, view.free_cpus  # the one it leaves least idle
 
     def best(self, most: int) -> list[ClientView]:
-        """Take the best clients that have room off the heap."""
+        """Take the best clients that have room out."""
+        for view in self._changed.values():
+            self.put_back(view)
+        self._changed.clear()
         found: list[ClientView] = []
         while self._heap and len(found) < most:
-            *key, _, view = heapq.heappop(self._heap)
-            if lacks_room(self._wanted, view, self._units):
-                continue
-            now = self._key(view)
-            if tuple(key) == now:
-                found.append(view)
-            else:
-                heapq.heappush(self._heap, (*now, view.facts.id, view))
+            *key, client_id, view = heapq.heappop(self._heap)
+            if self._keys.get(client_id) == tuple(key):
+                del self._keys[client_id]
+                if not lacks_room(self._wanted, view, self._units):
+                    found.append(view)
         return found
 
     def put_back(self, view: ClientView) -> None:
         """Put a client where it belongs now."""
-        if view.free_cpus > 0:
-            heapq.heappush(self._heap, (*self._key(view), view.facts.id, view))
+        key = self._key(view)
+        if self._keys.get(view.facts.id) != key:
+            self._keys[view.facts.id] = key
+            heapq.heappush(self._heap, (*key, view.facts.id, view))

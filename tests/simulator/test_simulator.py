@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 FAILED_ONCE = {
     1: "a licence was kept for a job that no client would have taken",
     5: "a licence per machine was kept for a job that no client would have taken",
+    347: "a client that others had left less idle meanwhile was not the first that a rescued job was given",
     39: "a failure that blocked nothing made its job miss a tick when another root's jobs had failed too",
 }
 # 0 and 4 are endless streams.

@@ -408,6 +408,15 @@ class TestChoose:
         }
         assert place({1: [(1, 5, 1)], 2: [(2, 0, 1), (3, 0, 1)]}, requirements, clients) == {1: 2, 2: 2, 3: 1}
 
+    def test_what_others_took_since_a_requirement_was_looked_at_counts(self) -> None:
+        """The second job goes where the one between has left less idle, not where the first look would have put it."""
+        clients = [view(1, "host1", cpus=1), view(2, "host2"), view(3, "host3")]
+        requirements = {
+            1: Requirement(last=(9,)),
+            2: Requirement(cpus=2, conditions=(Condition("hostname", "==", "host3"),)),
+        }
+        assert place({1: [(1, 5, 1), (3, 0, 3)], 2: [(2, 3, 2)]}, requirements, clients) == {1: 1, 2: 3, 3: 3}
+
     def test_a_single_job_gets_the_fastest_idle_one(self) -> None:
         clients = [view(1, speed=2000.0), view(2, speed=4000.0), view(3, speed=3000.0)]
         single = Requirement(singles=("single",))
