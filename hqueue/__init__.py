@@ -2,30 +2,33 @@
 
 A map of the package, from the bottom up; a module imports only what stands above it in this list:
 
-errors       every error a caller can see, with its fault code
-clock        the only module that reads time or waits
-config       hqserver.ini and hqnode.ini as frozen dataclasses
-errorlog     the server's own errors, kept until they are stored
-wire         Python values and what XML-RPC can carry
-service      a thread that ticks, wakes and stops
-states       job statuses, events and the table of transitions
-matching     which job goes on which client, and why not
-jobspec      the argument of newjob as a checked graph of specifications
-roster       what changes at every heartbeat, in memory
-schema       the tables
-database     what differs between SQLite, PostgreSQL and MySQL
-durability   what was committed reaches the disk
-store        transactions
-joblogs      the output of jobs, on disk
-lifecycle    the only writer of a job's status
-scheduler    assigns runnable jobs to clients
-maintenance  what is done every few seconds
-poker        tells idle clients that there is something to fetch
-companion    the client that hqserver --with-client runs
-rpc          what the outside may call
-client       the daemon on a farm machine
-server       puts the server together, starts and stops it
-cli          hqserver, hqclient and hq
+errors        every error a caller can see, with its fault code
+clock         the only module that reads time or waits
+config        hqserver.ini and hqnode.ini as frozen dataclasses
+errorlog      the server's own errors, kept until they are stored
+wire          Python values and what XML-RPC can carry
+service       a thread that ticks, wakes and stops
+rpc           carries calls: connections, HTTP, the closed method table
+states        job statuses, events and the table of transitions
+matching      which job goes on which client, and why not
+jobspec       the argument of newjob as a checked graph of specifications
+live          what changes at every heartbeat, in memory
+schema        the tables
+database      what differs between SQLite, PostgreSQL and MySQL
+durability    what was committed reaches the disk
+store         transactions
+joblogs       the output of jobs, on disk
+lifecycle     the only writer of a job's status
+views         what callers are shown
+api           what callers may call, a module per chapter
+farm          the server's half of the clients' protocol
+scheduler     assigns runnable jobs to clients
+maintenance   what is done every few seconds
+wakeups       tells idle clients that there is something to fetch
+local_client  the client that hqserver --with-client runs
+client        the daemon on a farm machine
+server        puts the server together, starts and stops it
+cli           hqserver, hqclient and hq
 """
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 
 from hqueue.errors import ConfigError, StoreUnavailableError
-from hqueue.schema import metadata
+from hqueue.schema import OUR_TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -302,7 +302,7 @@ def upgrade(engine: sa.Engine) -> None:
     with translated_errors(), engine.connect().execution_options(**{WRITING: True}) as connection:
         names = set(sa.inspect(connection).get_table_names())
         connection.rollback()
-        foreign = names if "alembic_version" not in names else names - set(metadata.tables) - {"alembic_version"}
+        foreign = names if "alembic_version" not in names else names - OUR_TABLES
         if foreign:
             raise ConfigError(
                 f"the database {engine.url.render_as_string()} holds tables that are not ours "

@@ -1,4 +1,4 @@
-"""The server's own errors, kept for `getServerErrors` until the ledger has stored them."""
+"""The server's own errors, kept for `getServerErrors` until maintenance has stored them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _LONGEST: Final = 2_000
-# Different messages between two passes of the ledger, or while the store is away; the log has them all.
+# Different messages between two passes of maintenance, or while the store is away; the log has them all.
 _MOST: Final = 1_000
 
 

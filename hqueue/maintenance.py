@@ -1,4 +1,4 @@
-"""What has to be done every few seconds: memory to the store, wishes carried on, the write-ahead log kept small."""
+"""What has to be done every few seconds: memory to the store, actions carried on, the write-ahead log kept small."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hqueue.schema import client
 
 if TYPE_CHECKING:
     from hqueue.errorlog import ErrorLog
-    from hqueue.roster import Roster
+    from hqueue.live import LiveFarm
     from hqueue.store import Session, Store
 
 log = logging.getLogger(__name__)
 
-LEDGER_INTERVAL_S: Final = 3.0
+SAVE_INTERVAL_S: Final = 3.0
 CHECKPOINT_INTERVAL_S: Final = 5.0
 
 _SAVE_CLIENT: Final = (
@@ -30,11 +30,11 @@ _SAVE_CLIENT: Final = (
 )
 
 
-def save_roster(store: Store, roster: Roster) -> int:
+def save_live(store: Store, live_farm: LiveFarm) -> int:
     """Write what heartbeats brought since the last time, all of it in one transaction; return how many rows."""
-    roster.sweep_progress()
-    seen = [live for live in list(roster.clients.values()) if live.unsaved]
-    moved = {job_id: each for job_id, each in list(roster.progress.items()) if each.unsaved}
+    live_farm.sweep_progress()
+    seen = [live for live in list(live_farm.clients.values()) if live.unsaved]
+    moved = {job_id: each for job_id, each in list(live_farm.progress.items()) if each.unsaved}
     if not seen and not moved:
         return 0
     # Before the rows: what arrives in between is written again the next time, not forgotten.
@@ -72,8 +72,8 @@ def save_errors(store: Store, errors: ErrorLog) -> None:
         raise
 
 
-def carry_wishes_on(store: Store) -> int:
-    """Carry unfinished wishes to their end, a small step a transaction; return how many steps that took."""
+def carry_bulk_on(store: Store) -> int:
+    """Carry unfinished actions to their end, a small step a transaction; return how many steps that took."""
     steps = 0
     more = True
     while more:

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from hqueue import lifecycle
 from hqueue.clock import Clock, to_ms
 from hqueue.errors import StoreUnavailableError
-from hqueue.lifecycle import failures, hosts
-from hqueue.lifecycle.farmview import FarmReader, run_times
+from hqueue.lifecycle import blocklist, reservations
 from hqueue.lifecycle.runs import Placement
 from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_a_gap, plan
 from hqueue.schema import client, job, reservation, run
 from hqueue.states import JobEvent, JobStatus
 from hqueue.store import chunks
+from hqueue.views.farmview import FarmReader, run_times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from datetime import tzinfo
 
     from hqueue.config import ServerConfig
-    from hqueue.lifecycle.farmview import FarmView
+    from hqueue.live import LiveClient, LiveFarm
     from hqueue.matching import Placement as Placed
     from hqueue.matching import Requirement
-    from hqueue.roster import LiveClient, Roster
     from hqueue.store import Session, Store
+    from hqueue.views.farmview import FarmView
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +58,16 @@ class Scheduler:
     def __init__(
         self,
         store: Store,
-        roster: Roster,
+        live_farm: LiveFarm,
         clock: Clock,
         config: ServerConfig,
         zone: tzinfo | None = None,
     ) -> None:
         self.store = store
-        self.roster = roster
+        self.live_farm = live_farm
         self.clock = clock
         self.config = config
-        self._farm = FarmReader(roster, clock, zone)
+        self._farm = FarmReader(live_farm, clock, zone)
         self._fits = FitTable()
         self._firsts = _Firsts(int(config.hold_after_s * 1000))
         self._waiting: list[Future[None]] = []
@@ -101,13 +101,13 @@ class Scheduler:
         """Look after clients and runs, once per interval however often the scheduler is woken."""
         now_s = self.clock.monotonic()
         if self._supervised_at_s is None:
-            self._safely(failures.recount_all)  # the limit may be another one since the last start
+            self._safely(blocklist.recount_all)  # the limit may be another one since the last start
         elif now_s - self._supervised_at_s < INTERVAL_S:
             return
         self._supervised_at_s = now_s
-        for live in self.roster.overdue(self.config.active_timeout_s):
+        for live in self.live_farm.overdue(self.config.active_timeout_s):
             if self._safely(partial(_lose, live)):
-                self.roster.leave(live.id)
+                self.live_farm.leave(live.id)
                 counts.lost += 1
         before_ms = to_ms(self.clock.now()) - int(self.config.rescue_abandoned_minutes * 60_000)
         for job_id in self._to_rescue(before_ms):
@@ -115,7 +115,7 @@ class Scheduler:
         with self.store.reading() as connection:
             leftovers = connection.execute(_CLOSED_RESERVATION).first() is not None
         if leftovers:
-            self._safely(hosts.release_closed)
+            self._safely(reservations.release_closed)
 
     def _to_rescue(self, before_ms: int) -> list[int]:
         """Return the jobs whose clients were lost before a moment and have not come back."""
@@ -141,26 +141,26 @@ class Scheduler:
         made = self._look(wait_for_roots=True)
         if made is None:
             with self.store.writing(durable=False) as session:
-                failures.step(session, self.config.max_client_failures)
+                blocklist.step(session, self.config.max_client_failures)
             made = self._look(wait_for_roots=False) or Plan()
-        assigned, wished = self._give(made)
-        if wished:
-            # What jobs below an unfinished wish would have taken goes to whom comes behind their trees.
-            made = self._look(wait_for_roots=False, besides=wished) or Plan()
+        assigned, withheld = self._give(made)
+        if withheld:
+            # What jobs below an unfinished action would have taken goes to whom comes behind their trees.
+            made = self._look(wait_for_roots=False, besides=withheld) or Plan()
             assigned += self._give(made)[0]
-        self.roster.holds = made.holds
+        self.live_farm.holds = made.holds
         return assigned
 
     def _give(self, made: Plan) -> tuple[int, frozenset[int]]:
-        """Assign what a plan has placed; return how many jobs, and the roots of those that a wish keeps from it."""
+        """Assign what a plan has placed; return how many jobs, and the roots of those that an action keeps from it."""
         if not made.placements:
             return 0, frozenset()
         placements = [self._as_assigned(each) for each in made.placements]
         # Whoever hands the runs out waits for the disk; the next tick need not.
         with self.store.writing(durable=False) as session:
-            possible, wished = self._still_there(session, placements)
+            possible, withheld = self._still_there(session, placements)
             assigned = lifecycle.assign(session, possible)
-        roots = (each.candidate.root_id for each in made.placements if each.candidate.job_id in wished)
+        roots = (each.candidate.root_id for each in made.placements if each.candidate.job_id in withheld)
         return assigned, frozenset(roots)
 
     def _look(self, *, wait_for_roots: bool, besides: frozenset[int] = frozenset()) -> Plan | None:
@@ -169,7 +169,7 @@ class Scheduler:
         besides: roots whose jobs are left out.
         """
         with self.store.reading() as connection:
-            unready = failures.pending_roots(connection)
+            unready = blocklist.pending_roots(connection)
             if unready and wait_for_roots:
                 return None
             queue = _Queue(connection, unready | besides)
@@ -195,15 +195,15 @@ class Scheduler:
         )
 
     def _still_there(self, session: Session, placements: Sequence[Placement]) -> tuple[list[Placement], set[int]]:
-        """Return what can still be, and the jobs that are below an unfinished wish.
+        """Return what can still be, and the jobs that are below an unfinished action.
 
-        Clients, wishes and failures may have changed since the snapshot.
+        Clients, actions and failures may have changed since the snapshot.
         """
         connection = session.connection
         taking = set(connection.execute(_TAKING, {"now": session.now_ms}).scalars())
-        wished = lifecycle.below_unfinished(connection, [placement.job_id for placement in placements])
-        left_out = set(wished)
-        unready = failures.pending_roots(connection)
+        withheld = lifecycle.below_unfinished(connection, [placement.job_id for placement in placements])
+        left_out = set(withheld)
+        unready = blocklist.pending_roots(connection)
         if unready:
             for part in chunks([placement.job_id for placement in placements]):
                 left_out.update(connection.execute(_BELOW_ROOTS, {"jobs": part, "roots": sorted(unready)}).scalars())
@@ -212,7 +212,7 @@ class Scheduler:
             for each in placements
             if each.job_id not in left_out and taking.issuperset((each.client_id, *each.others))
         ]
-        return possible, wished
+        return possible, withheld
 
     def _as_assigned(self, placed: Placed) -> Placement:
         first, *others = placed.clients
@@ -384,4 +384,4 @@ def _rescue(job_id: int, before_ms: int, max_rescues: int, session: Session) -> 
         return  # its client came back since the snapshot
     cause = lifecycle.Cause(message="its client did not come back", max_rescues=max_rescues)
     lifecycle.apply(session, JobEvent.RESCUE, [job_id], cause)
-    failures.try_last(session, job_id, row.client_id)
+    blocklist.try_last(session, job_id, row.client_id)

@@ -90,7 +90,7 @@ job = Table(
     Column("has_command", Boolean, nullable=False),
     Column("command_done", Boolean, nullable=False),
     Column("pause_wished", Boolean, nullable=False),
-    Column("held_by_wish", Boolean, nullable=False),  # an unfinished reschedule still has its children in hand
+    Column("held_by_bulk", Boolean, nullable=False),  # an unfinished reschedule still has its children in hand
     Column("children_total", Integer, nullable=False),
     Column("children_unsettled", Integer, nullable=False),
     Column("children_unsuccessful", Integer, nullable=False),
@@ -290,8 +290,8 @@ root_block = Table(
 )
 
 # What was asked of a job and is to be carried to its relatives, in small steps that a crash may interrupt.
-wish = Table(
-    "wish",
+bulk = Table(
+    "bulk",
     metadata,
     Column("id", Id, primary_key=True),
     Column("action", String(16), nullable=False),
@@ -300,17 +300,17 @@ wish = Table(
     Column("created_at", BigInteger, nullable=False),
     **_OPTIONS,
 )
-wish_job = Table(
-    "wish_job",
+bulk_job = Table(
+    "bulk_job",
     metadata,
     Column("position", Id, primary_key=True),
-    Column("wish_id", Id, ForeignKey("wish.id", ondelete="CASCADE"), nullable=False),
+    Column("bulk_id", Id, ForeignKey("bulk.id", ondelete="CASCADE"), nullable=False),
     Column("job_id", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("child_cursor", BigInteger, nullable=False),  # its children up to this id have been looked at
-    UniqueConstraint("wish_id", "job_id"),
-    Index("ix_wish_job_state", "wish_id", "state", "position"),
-    Index("ix_wish_job_job_id", "job_id"),
+    UniqueConstraint("bulk_id", "job_id"),
+    Index("ix_bulk_job_state", "bulk_id", "state", "position"),
+    Index("ix_bulk_job_job_id", "job_id"),
     **_OPTIONS,
 )
 
@@ -374,3 +374,6 @@ note = Table(
     Index("ix_note_thread_id", "thread_id", "id"),
     **_OPTIONS,
 )
+
+# What a store of any release may hold, "wish" and "wish_job" those of 0.1.0.
+OUR_TABLES: Final = frozenset({*metadata.tables, "alembic_version", "wish", "wish_job"})

@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import __version__, lifecycle, maintenance
+from hqueue.api.clients import Clients
+from hqueue.api.deprecated import Deprecated
+from hqueue.api.explaining import Explanations
+from hqueue.api.groups import Groups
+from hqueue.api.jobchanges import JobChanges
+from hqueue.api.jobs import Jobs
+from hqueue.api.listing import Listing
+from hqueue.api.notes import Notes
+from hqueue.api.pages import Pages
+from hqueue.api.queue import Queue
+from hqueue.api.resources import Resources
+from hqueue.api.troubles import Troubles
 from hqueue.clock import SystemClock
-from hqueue.companion import Companion
 from hqueue.errorlog import ErrorLog
 from hqueue.errors import ConfigError, HQueueError
+from hqueue.farm.calls import FarmMethods
 from hqueue.joblogs import JobLogs
-from hqueue.poker import Poker
-from hqueue.roster import Roster
-from hqueue.rpc.clients import Clients
-from hqueue.rpc.deprecated import Deprecated
+from hqueue.live import LiveFarm
+from hqueue.local_client import LocalClient
 from hqueue.rpc.dispatch import MethodTable
-from hqueue.rpc.explaining import Explanations
-from hqueue.rpc.farm import FarmMethods
-from hqueue.rpc.groups import Groups
-from hqueue.rpc.jobchanges import JobChanges
-from hqueue.rpc.jobs import Jobs
-from hqueue.rpc.limits import Limits
-from hqueue.rpc.listing import Listing
-from hqueue.rpc.notes import Notes
-from hqueue.rpc.pages import Pages
-from hqueue.rpc.queue import Queue
-from hqueue.rpc.resources import Resources
+from hqueue.rpc.http import Limits
 from hqueue.rpc.transport import FarmServer
-from hqueue.rpc.troubles import Troubles
 from hqueue.scheduler import INTERVAL_S, Scheduler
 from hqueue.schema import client
 from hqueue.service import PeriodicService
-from hqueue.store import AwaitTick, DeleteLogs, PokeClient, RunWishes, Store, WakeScheduler
+from hqueue.store import AwaitTick, DeleteLogs, RunBulk, Store, WakeClient, WakeScheduler
+from hqueue.wakeups import Wakeups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,20 +77,20 @@ class Server:
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
         )
-        self.roster = Roster(clock)
+        self.live_farm = LiveFarm(clock)
         self.logs = JobLogs(config.job_logs_dir, max_output_bytes=config.max_output_bytes)
-        self.scheduler = Scheduler(self.store, self.roster, clock, config)
-        self._poker = Poker(self.roster, clock)
+        self.scheduler = Scheduler(self.store, self.live_farm, clock, config)
+        self._wakeups = Wakeups(self.live_farm, clock)
         self._ticker = self._service("scheduler", self._tick, clock, INTERVAL_S)
-        self._wishes = self._service("wishes", self._carry_wishes_on, clock, None)
-        self._ledger = self._service("ledger", self._save_roster, clock, maintenance.LEDGER_INTERVAL_S)
+        self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
+        self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
         self.errors = ErrorLog()
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
         self._farm = FarmMethods(
             store=self.store,
-            roster=self.roster,
+            live_farm=self.live_farm,
             logs=self.logs,
             config=config,
             clock=clock,
@@ -98,7 +98,7 @@ class Server:
         self.table = self._method_table(clock)
         self._transport: FarmServer | None = None
         self._clock = clock
-        self._gone: deque[int] = deque()  # jobs whose logs go with the next pass of the ledger
+        self._gone: deque[int] = deque()  # jobs whose logs go with the next pass of maintenance
 
     @property
     def url(self) -> str:
@@ -124,11 +124,11 @@ class Server:
             self._transport = self._listen()
             opened.callback(self._transport.server_close)
             self.store.on_commit = self._carry_out
-            for service in (self._ticker, self._wishes, self._ledger, self._checkpoints):
+            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints):
                 service.start()
                 opened.callback(service.stop)
-            self._poker.start()
-            opened.callback(self._poker.stop)
+            self._wakeups.start()
+            opened.callback(self._wakeups.stop)
             loop = threading.Thread(target=self._serve, name="transport", daemon=True)
             loop.start()
             opened.callback(loop.join)
@@ -158,26 +158,26 @@ class Server:
 
     def _method_table(self, clock: Clock) -> MethodTable:
         table = MethodTable(clock, local=self.store.is_local)
-        store, roster, logs, config = self.store, self.roster, self.logs, self._config
+        store, live_farm, logs, config = self.store, self.live_farm, self.logs, self._config
         table.add(Queue(store=store, config=config, clock=clock))
-        jobs = Jobs(store=store, roster=roster, logs=logs, config=config, clock=clock)
-        clients = Clients(store=store, roster=roster, config=config, clock=clock)
+        jobs = Jobs(store=store, live_farm=live_farm, logs=logs, config=config, clock=clock)
+        clients = Clients(store=store, live_farm=live_farm, config=config, clock=clock)
         table.add(jobs)
-        table.add(JobChanges(store=store, roster=roster, clock=clock))
-        table.add(Listing(store=store, roster=roster, clock=clock))
+        table.add(JobChanges(store=store, live_farm=live_farm, clock=clock))
+        table.add(Listing(store=store, live_farm=live_farm, clock=clock))
         table.add(clients)
         table.add(Groups(store=store))
-        table.add(Resources(store=store, roster=roster, clock=clock))
-        table.add(Explanations(store=store, roster=roster, clock=clock))
+        table.add(Resources(store=store, live_farm=live_farm, clock=clock))
+        table.add(Explanations(store=store, live_farm=live_farm, clock=clock))
         table.add(Notes(store=store))
         table.add(Troubles(store=store, errors=self.errors, clock=clock))
-        table.add(Deprecated(store=store, roster=roster, jobs=jobs, clients=clients))
+        table.add(Deprecated(store=store, live_farm=live_farm, jobs=jobs, clients=clients))
         table.add(self._farm, prefix="farm.")
         return table
 
     def _listen(self) -> FarmServer:
         config = self._config
-        pages = Pages(store=self.store, roster=self.roster, clock=self._clock)
+        pages = Pages(store=self.store, live_farm=self.live_farm, clock=self._clock)
         limits = Limits(
             max_request_bytes=config.max_request_bytes,
             # A level of specification is a struct in an array; the rest is for what stands around and inside.
@@ -199,20 +199,20 @@ class Server:
         """Expect the clients that the store knows: one that never reports again is lost like any other."""
         with self.store.reading() as connection:
             query = sa.select(client.c.id).where(~client.c.lost, ~client.c.forgotten)
-            self.roster.watch(connection.execute(query).scalars())
+            self.live_farm.watch(connection.execute(query).scalars())
 
     def _carry_out(self, instructions: Sequence[Instruction]) -> None:
         """Give the nudges that a commit asked for."""
         for instruction in instructions:
             if isinstance(instruction, WakeScheduler):
                 self._ticker.wake()
-            elif isinstance(instruction, PokeClient):
-                self.roster.tell(instruction.client_id)
-                self._poker.poke(instruction.client_id)
+            elif isinstance(instruction, WakeClient):
+                self.live_farm.tell(instruction.client_id)
+                self._wakeups.wake(instruction.client_id)
             elif isinstance(instruction, AwaitTick):
                 self.scheduler.await_tick(instruction.done)
-            elif isinstance(instruction, RunWishes):
-                self._wishes.wake()
+            elif isinstance(instruction, RunBulk):
+                self._bulk.wake()
             elif isinstance(instruction, DeleteLogs):
                 self._gone.append(instruction.job_id)
 
@@ -220,12 +220,12 @@ class Server:
         self.scheduler.tick()
         return None
 
-    def _carry_wishes_on(self) -> float | None:
-        maintenance.carry_wishes_on(self.store)
+    def _carry_bulk_on(self) -> float | None:
+        maintenance.carry_bulk_on(self.store)
         return None
 
-    def _save_roster(self) -> float | None:
-        maintenance.save_roster(self.store, self.roster)
+    def _save_live(self) -> float | None:
+        maintenance.save_live(self.store, self.live_farm)
         maintenance.save_errors(self.store, self.errors)
         gone = len(self._gone)
         if gone:
@@ -268,15 +268,15 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
         signal.signal(number, lambda *_: server.request_stop())
     sys.stdout.write(_ready_line(server, config))
     sys.stdout.flush()
-    companion = Companion(server.url, config.folder / "client") if with_client else None
+    local_client = LocalClient(server.url, config.folder / "client") if with_client else None
     try:
         server.wait()
     except Exception:
         log.exception("the server stops: a service died")
         return 1
     finally:
-        if companion is not None:
-            companion.stop()
+        if local_client is not None:
+            local_client.stop()
         server.stop()
     return 0
 

@@ -43,15 +43,15 @@ class WakeScheduler:
 
 
 @dataclass(frozen=True, slots=True)
-class PokeClient:
+class WakeClient:
     """A client has work or wishes to fetch."""
 
     client_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class RunWishes:
-    """A wish waits to be carried to a job's relatives."""
+class RunBulk:
+    """An action waits to be carried to a job's relatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class AwaitTick:
 
 
 # Nudges for after the commit. The rows alone imply the work: one that is lost costs a tick, never a job.
-Instruction = WakeScheduler | PokeClient | RunWishes | DeleteLogs | AwaitTick
+Instruction = WakeScheduler | WakeClient | RunBulk | DeleteLogs | AwaitTick
 
 
 class FairLock:

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from hqueue.matching import Requirement
 from hqueue.schema import (
+    bulk,
+    bulk_job,
     client,
     counter,
     event,
@@ -24,8 +26,6 @@ from hqueue.schema import (
     resource,
     root_block,
     run,
-    wish,
-    wish_job,
 )
 from hqueue.states import HOLDS_RUN, SETTLED, UNSUCCESSFUL, JobStatus
 
@@ -63,8 +63,8 @@ class Snapshot:
         for row in connection.execute(sa.select(reservation)):
             if self.runs[row.run_id].closed_at is None:
                 self.reserved[row.client_id].append(row.run_id)
-        self.wishes = rows(wish, "id")
-        self.wish_jobs = list(connection.execute(sa.select(wish_job)))
+        self.bulk = rows(bulk, "id")
+        self.bulk_jobs = list(connection.execute(sa.select(bulk_job)))
         self.counters = {row.name: row.value for row in connection.execute(sa.select(counter))}
         self.events = list(connection.execute(sa.select(event).order_by(event.c.seq)))
         self.parents: dict[int, list[int]] = defaultdict(list)
@@ -73,9 +73,9 @@ class Snapshot:
             self.parents[edge.child_id].append(edge.parent_id)
             self.children[edge.parent_id].append(edge.child_id)
         self.being_deleted = self._below(
-            row.job_id for row in self.wish_jobs if self.wishes[row.wish_id].action == "delete"
+            row.job_id for row in self.bulk_jobs if self.bulk[row.bulk_id].action == "delete"
         )
-        self.held_back = {row.job_id for row in self.wish_jobs if self.wishes[row.wish_id].action == "reschedule"}
+        self.held_back = {row.job_id for row in self.bulk_jobs if self.bulk[row.bulk_id].action == "reschedule"}
 
     def broken(self) -> Iterator[str]:
         """Yield a sentence for each thing that should not be."""
@@ -140,7 +140,7 @@ class Snapshot:
     def _status(self, row: Any, status: JobStatus) -> Iterator[str]:
         if (status in SETTLED) != (row.ended_at is not None):
             yield f"ended_at is {row.ended_at}"
-        if status is JobStatus.QUEUED and not row.children_unsettled and not row.held_by_wish:
+        if status is JobStatus.QUEUED and not row.children_unsettled and not row.held_by_bulk:
             yield "it waits for children, but all are settled"
         if status is JobStatus.RUNNABLE:
             yield from self._blocked(row)
@@ -155,8 +155,8 @@ class Snapshot:
         yield from self._wishes_of(row, status)
 
     def _wishes_of(self, row: Any, status: JobStatus) -> Iterator[str]:
-        if row.held_by_wish and row.id not in self.held_back:
-            yield "it is held, but no unfinished wish has it"
+        if row.held_by_bulk and row.id not in self.held_back:
+            yield "it is held, but no unfinished action has it"
         if status in PAUSE_WISHED and not row.pause_wished:
             yield "nobody wishes the pause"
         if row.pause_wished and status not in MAY_WISH_PAUSE:

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from hqueue import jobspec, lifecycle
 from hqueue.config import ServerConfig, load_server_config
 from hqueue.lifecycle import Action, Cause, Report, clients
-from hqueue.lifecycle.farmview import FarmReader
-from hqueue.roster import LiveClient, Roster
+from hqueue.live import LiveClient, LiveFarm
 from hqueue.scheduler import Scheduler
-from hqueue.schema import client, event, job, job_edge, resource, run, wish, wish_job
+from hqueue.schema import bulk, bulk_job, client, event, job, job_edge, resource, run
 from hqueue.states import JobEvent
+from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,8 +37,8 @@ class StoreFarm:
         self.store = store
         self.clock = clock
         self.config = config or settings()
-        self.roster = Roster(clock)
-        self.scheduler = Scheduler(store, self.roster, clock, self.config)
+        self.live_farm = LiveFarm(clock)
+        self.scheduler = Scheduler(store, self.live_farm, clock, self.config)
         self.machines: list[Machine] = []
         self._requirement_ids: dict[str, int] = {}
 
@@ -66,14 +66,14 @@ class StoreFarm:
         with self.store.writing() as session:
             lifecycle.act(session, action, job_ids)
         if finish:
-            self.finish_wishes()
+            self.finish_bulk()
 
     def step(self) -> bool:
         """Carry the oldest wish a step on."""
         with self.store.writing() as session:
             return lifecycle.step(session)
 
-    def finish_wishes(self, at_most: int = 100_000) -> int:
+    def finish_bulk(self, at_most: int = 100_000) -> int:
         """Carry all wishes out; return how many steps that took."""
         for steps in range(at_most):
             if not self.step():
@@ -138,13 +138,13 @@ class StoreFarm:
         """Return a job's latest run."""
         return self.runs(job_id)[-1]
 
-    def wishes(self) -> int:
+    def bulk_actions(self) -> int:
         """Return how many wishes are unfinished."""
         with self.store.reading() as connection:
-            if connection.execute(sa.select(sa.func.count()).select_from(wish)).scalar_one() == 0:
-                assert connection.execute(sa.select(sa.func.count()).select_from(wish_job)).scalar_one() == 0
+            if connection.execute(sa.select(sa.func.count()).select_from(bulk)).scalar_one() == 0:
+                assert connection.execute(sa.select(sa.func.count()).select_from(bulk_job)).scalar_one() == 0
                 return 0
-            return int(connection.execute(sa.select(sa.func.count()).select_from(wish)).scalar_one())
+            return int(connection.execute(sa.select(sa.func.count()).select_from(bulk)).scalar_one())
 
     # Clients
 
@@ -169,7 +169,7 @@ class StoreFarm:
     def used(self) -> dict[str, int]:
         """Return what is in use of the resources, without those of which nothing is."""
         with self.store.reading() as connection:
-            used = FarmReader(self.roster, self.clock).read(connection).units.used
+            used = FarmReader(self.live_farm, self.clock).read(connection).units.used
         return {name: count for name, count in used.items() if count}
 
     def tick(self) -> TickCounts:
@@ -240,7 +240,7 @@ class Machine:
         """Register, as a starting or returning daemon does."""
         with self.farm.store.writing() as session:
             self.id = clients.register(session, self.identity(), "127.0.0.1")
-        self.farm.roster.enter(LiveClient(self.id, self.label, self.key, self.incarnation))
+        self.farm.live_farm.enter(LiveClient(self.id, self.label, self.key, self.incarnation))
         return self.id
 
     def listing(self) -> list[Listed]:
@@ -256,7 +256,7 @@ class Machine:
             clients.take_reports(session, self.id, self.label, reports, max_rescues)
             clients.take_listing(session, self.id, self.label, self.listing(), max_rescues)
             orders = clients.orders(session.connection, self.id, self.listing())
-        live = self.farm.roster.clients.get(self.id)
+        live = self.farm.live_farm.clients.get(self.id)
         if live is not None:
             live.seen_at_s = self.farm.clock.monotonic()
         self.ended.clear()
@@ -308,7 +308,7 @@ class Machine:
 
     def vanish(self) -> int:
         """Let the server lose it."""
-        self.farm.roster.leave(self.id)
+        self.farm.live_farm.leave(self.id)
         with self.farm.store.writing() as session:
             return lifecycle.lose_client(session, self.id, self.label)
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from hqueue import __version__
 from hqueue.client import machine, platforms
 from hqueue.client.conversation import Call, Conversation
-from hqueue.client.doorbell import Doorbell
 from hqueue.client.environment import Environment, inherited, own_prefixes
 from hqueue.client.journal import Journal
 from hqueue.client.link import ServerLink
-from hqueue.client.processes import Machine
+from hqueue.client.listener import Listener
+from hqueue.client.processes import LocalProcesses
 from hqueue.client.runner import IDLE_S
 from hqueue.client.runnerlink import RunnerLink
 from hqueue.client.runs import Runs
@@ -75,7 +75,7 @@ class Daemon:
         config = self._config
         self._folder = StateFolder(config.state_dir)
         try:
-            self._doorbell = Doorbell(
+            self._listener = Listener(
                 config.listen_port,
                 config.server.host,
                 next_free=config.next_free_port,
@@ -85,7 +85,7 @@ class Daemon:
         except ConfigError:
             self._folder.close()
             raise
-        self._folder.note_port(self._doorbell.port)
+        self._folder.note_port(self._listener.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.settimeout(0)
         self._wake_writer.settimeout(0)
@@ -93,7 +93,7 @@ class Daemon:
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
         self._build()
         # Ringing is possible from here on; whoever rings early is heard when the loop starts.
-        self._doorbell.start()
+        self._listener.start()
 
     def _build(self) -> None:
         config, path = self._config, self._config.state_dir
@@ -102,7 +102,7 @@ class Daemon:
         environment = Environment(
             inherited(os.environ, own_prefixes()), config.job_environment, config.server_url, config.network_mount
         )
-        self._system = Machine()
+        self._system = LocalProcesses()
         self._runs = Runs(
             journal=self._journal,
             workspaces=Workspaces(path / "runs", self._sweeper.remove),
@@ -121,7 +121,7 @@ class Daemon:
             key=self._folder.key,
             incarnation=self._folder.incarnation,
             cpus=cpus,
-            port=self._doorbell.port,
+            port=self._listener.port,
         )
         self._conversation = Conversation(
             self._runs,
@@ -140,7 +140,7 @@ class Daemon:
     @property
     def address(self) -> str:
         """Return where this client answers."""
-        return f"http://{self._identity['hostname']}:{self._doorbell.port}"
+        return f"http://{self._identity['hostname']}:{self._listener.port}"
 
     @property
     def label(self) -> str:
@@ -302,7 +302,7 @@ class Daemon:
         return EXIT_REFUSED
 
     def _close(self) -> None:
-        self._doorbell.stop()
+        self._listener.stop()
         self._runs.settle()
         self._runner.flush()
         self._runner.leave()

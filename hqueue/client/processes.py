@@ -54,7 +54,7 @@ class System(Protocol):
         ...
 
 
-class Machine:
+class LocalProcesses:
     """The real processes of this machine.
 
     One look serves all runs of one turn of the daemon's loop. For a proof of death an older look is as good: a run that

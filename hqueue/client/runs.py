@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hqueue.client.account import Account
 from hqueue.client.environment import UnusableEnvironmentError
 from hqueue.client.output import Output
 from hqueue.client.processes import Kill, Pack, mark
+from hqueue.client.reports import Account
 from hqueue.client.run import Run
 from hqueue.client.workspace import RefusedError, sentence
 

@@ -6,11 +6,11 @@ Pure: a dict, a JSON text or a list of either goes in, frozen JobSpecs come out,
 jsontext    JSON of any size and depth, read without recursion and without holding other threads up
 values      what the value of a property may be, and what it becomes
 conditions  the same for conditions, `host` and `hostgroup`
-outline     which specification stands inside which
+nesting     which specification stands inside which
 graph       the table of properties; stubs and cycles
 """
 
 from hqueue.jobspec.graph import JobSpec, SpecGraph, parse
-from hqueue.jobspec.outline import Places
+from hqueue.jobspec.nesting import Places
 
 __all__ = ["JobSpec", "Places", "SpecGraph", "parse"]

@@ -1,6 +1,6 @@
 """From the argument of `newjob` to a graph of JobSpecs.
 
-Each specification of the outline is read by the table at the end of this module; then stubs become edges.
+Each specification of the nesting is read by the table at the end of this module; then stubs become edges.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hqueue.errors import CyclicGraphError, InvalidSpecError
 from hqueue.jobspec.conditions import read_conditions, read_hosts
-from hqueue.jobspec.outline import Outline, Places, join
+from hqueue.jobspec.nesting import Nesting, Places, join
 from hqueue.jobspec.values import (
     UnfitError,
     read_addresses,
@@ -91,43 +91,43 @@ def parse(argument: Any, *, max_depth: int) -> SpecGraph:
     `max_depth` counts specifications inside each other. Errors: InvalidSpecError; LimitExceededError when it is too
     deep; CyclicGraphError. Source: SPEC section 3.
     """
-    outline = Outline(max_depth)
-    outline.add_given(argument)
-    outline.add_nested()
-    stubs = _stubs(outline)
-    jobs = tuple(_job(outline, index, stubs) for index in range(len(outline.specs)))
-    graph = SpecGraph(jobs, outline.given, outline.places)
+    nesting = Nesting(max_depth)
+    nesting.add_given(argument)
+    nesting.add_nested()
+    stubs = _stubs(nesting)
+    jobs = tuple(_job(nesting, index, stubs) for index in range(len(nesting.specs)))
+    graph = SpecGraph(jobs, nesting.given, nesting.places)
     _refuse_cycles(graph)
     return graph
 
 
-def _stubs(outline: Outline) -> dict[str, int]:
+def _stubs(nesting: Nesting) -> dict[str, int]:
     """Return the specifications that have a stubId, by it."""
     stubs: dict[str, int] = {}
-    for index, spec in enumerate(outline.specs):
+    for index, spec in enumerate(nesting.specs):
         if "stubId" not in spec:
             continue
         try:
             stub = read_stub(spec["stubId"]) if spec["stubId"] is not None else None
         except UnfitError as error:
-            raise _fault(outline, index, "stubId", error) from None
+            raise _fault(nesting, index, "stubId", error) from None
         if stub is not None and stubs.setdefault(stub, index) != index:
-            first = outline.places.path(stubs[stub]) or "jobspec"
-            raise _fault(outline, index, "stubId", UnfitError("a name of its own", f"{shown(stub)}, as at {first}"))
+            first = nesting.places.path(stubs[stub]) or "jobspec"
+            raise _fault(nesting, index, "stubId", UnfitError("a name of its own", f"{shown(stub)}, as at {first}"))
     return stubs
 
 
-def _fault(outline: Outline, index: int, name: str, error: UnfitError) -> InvalidSpecError:
+def _fault(nesting: Nesting, index: int, name: str, error: UnfitError) -> InvalidSpecError:
     """Return the complaint about a property."""
-    path = join(outline.places.path(index), name)
+    path = join(nesting.places.path(index), name)
     return InvalidSpecError(f"{path}{error.inside}: expected {error.expected}, got {error.found}")
 
 
-def _job(outline: Outline, index: int, stubs: Mapping[str, int]) -> JobSpec:
+def _job(nesting: Nesting, index: int, stubs: Mapping[str, int]) -> JobSpec:
     """Read one specification."""
     fields: dict[str, Any] = {}
     unknown: list[Any] = []
-    for name, value in outline.specs[index].items():
+    for name, value in nesting.specs[index].items():
         if name not in _PROPERTIES:
             unknown.append(name)
         elif value is not None:
@@ -135,11 +135,11 @@ def _job(outline: Outline, index: int, stubs: Mapping[str, int]) -> JobSpec:
             try:
                 fields[field] = read(value)
             except UnfitError as error:
-                raise _fault(outline, index, name, error) from None
+                raise _fault(nesting, index, name, error) from None
     if "name" not in fields:
-        raise _fault(outline, index, "name", UnfitError("a name for the job", "nothing"))
+        raise _fault(nesting, index, "name", UnfitError("a name for the job", "nothing"))
     log = _ignored(unknown) if unknown else []
-    children = outline.children[index]
+    children = nesting.children[index]
     if named := fields.pop("child_stubs", None):
         children = list(dict.fromkeys(children + [stubs[stub] for stub in named if stub in stubs]))
         if missing := [shown(stub) for stub in named if stub not in stubs]:
@@ -147,19 +147,19 @@ def _job(outline: Outline, index: int, stubs: Mapping[str, int]) -> JobSpec:
     if hosts := fields.pop("hosts", ()) + fields.pop("groups", ()):
         fields["conditions"] = (fields.get("conditions") or ()) + hosts
     if "min_hosts" in fields or "max_hosts" in fields:
-        _settle_hosts(outline, index, fields)
-    fields["parent"] = outline.places.parent(index)
+        _settle_hosts(nesting, index, fields)
+    fields["parent"] = nesting.places.parent(index)
     fields["children"] = tuple(children)
     fields["log"] = tuple(log)
     return JobSpec(**fields)
 
 
-def _settle_hosts(outline: Outline, index: int, fields: dict[str, Any]) -> None:
+def _settle_hosts(nesting: Nesting, index: int, fields: dict[str, Any]) -> None:
     """Fill in the one of minHosts and maxHosts that was not given: a maximum of 0 was not."""
     fewest = fields.setdefault("min_hosts", 1)
     most = fields["max_hosts"] = fields.get("max_hosts") or fewest
     if fewest > most:
-        raise _fault(outline, index, "minHosts", UnfitError(f"at most maxHosts, which is {most}", str(fewest)))
+        raise _fault(nesting, index, "minHosts", UnfitError(f"at most maxHosts, which is {most}", str(fewest)))
 
 
 def _ignored(names: Sequence[Any]) -> list[str]:
@@ -234,8 +234,8 @@ def _find_cycle(edges: Sequence[Iterable[int]]) -> list[int]:
     return []
 
 
-def _outlined(_children: Any) -> tuple[int, ...]:
-    """Return no children: the outline has them already."""
+def _nested(_children: Any) -> tuple[int, ...]:
+    """Return no children: the nesting has them already."""
     return ()
 
 
@@ -244,7 +244,7 @@ _PROPERTIES: Final[dict[Any, tuple[str, Callable[[Any], Any]]]] = {
     "name": ("name", read_name),
     "command": ("command", read_command),
     "shell": ("shell", read_shell),
-    "children": ("children", _outlined),
+    "children": ("children", _nested),
     "childrenIds": ("child_ids", read_ids),
     "parentIds": ("parent_ids", read_ids),
     "stubId": ("stub_id", read_stub),

@@ -1,36 +1,32 @@
 """The only writer of a job's status.
 
-rows        jobs as the lifecycle sees them, and how they are read
-status      apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
-wording     what a change is called in a job's log
-attachment  the existing jobs that a submission names, and what must not be done with them
-submission  submit(): a graph of specifications becomes jobs
-runs        what is assigned to clients, and how it ends
-clients     what a client says, and what there is to tell it
-wishes      actions on jobs and their relatives, in small steps that survive a crash
-spreading   changes that go down a tree the same way: a priority, shared conditions
-notes       what people and the server write to threads
-troubles    errors of the server and of clients, counted
-trees       sums over everything below a job
-deletion    jobs that go for good, and what they leave behind
-requirements what jobs ask of clients, stored once per distinct value
-failures    clients that failed jobs: tried last, or blocked for a root
-hosts       jobs on several hosts: reservations beside the run
-farmview    the farm as a tick sees it
-notes       the notes the server adds by itself
-troubles    errors of clients and of the server, counted
-repair      what a start checks and mends
+rows          jobs as the lifecycle sees them, how they are read, and what their changes are called
+status        apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
+links         the existing jobs that a submission names, and what must not be done with them
+submission    submit(): a graph of specifications becomes jobs
+runs          what is assigned to clients, and how it ends
+clients       what a client says, and what there is to tell it
+bulk          actions on jobs and their relatives, in small steps that survive a crash
+spreading     changes that go down a tree the same way: a priority, shared conditions
+trees         sums over everything below a job
+deletion      jobs that go for good, and what they leave behind
+requirements  what jobs ask of clients, stored once per distinct value
+blocklist     clients that failed jobs: tried last, or blocked for a root
+reservations  the other clients of a job on several hosts
+notes         what people and the server write to threads
+troubles      errors of the server and of clients, counted
+repair        what a start checks and mends
 
 All take the open `Session` first and never commit.
 """
 
+from hqueue.lifecycle.bulk import Action, act, below_unfinished, spread, step
 from hqueue.lifecycle.repair import repair
 from hqueue.lifecycle.runs import Report, assign, end_run, lose_client
 from hqueue.lifecycle.spreading import Change
 from hqueue.lifecycle.status import Cause, apply, count_in
 from hqueue.lifecycle.submission import submit
 from hqueue.lifecycle.trees import is_counted
-from hqueue.lifecycle.wishes import Action, act, below_unfinished, spread, step
 
 __all__ = [
     "Action",

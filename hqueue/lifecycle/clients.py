@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.errors import ClientRefusedError
-from hqueue.lifecycle import hosts, notes, troubles
+from hqueue.lifecycle import notes, reservations, troubles
 from hqueue.lifecycle.runs import (
     KILLED,
     LOST,
@@ -111,7 +111,7 @@ def register(session: Session, identity: Identity, ip: str, max_rescues: int = M
         for row in open_runs(connection, known.id):
             fence(session, row)
             apply_to_current(session, row, JobEvent.RUN_LOST, cause)
-        hosts.release_client(session, known.id, cause.message)
+        reservations.release_client(session, known.id, cause.message)
     connection.execute(sa.update(client).where(client.c.id == known.id).values(**values))
     return int(known.id)
 
@@ -285,7 +285,7 @@ def _assignments(connection: sa.Connection, runs: Sequence[int]) -> list[dict[st
     if not runs:
         return []
     rows = connection.execute(_ASSIGNED, {"runs": runs}).all()
-    others = hosts.hostnames(connection, [row.run_id for row in rows if row.hosts > 1])
+    others = reservations.hostnames(connection, [row.run_id for row in rows if row.hosts > 1])
     return [_as_assignment(row, others.get(row.run_id, ())) for row in rows]
 
 
@@ -333,7 +333,7 @@ def condemn(session: Session, client_id: int, label: str, why: str) -> None:
 def forget(session: Session, client_id: int) -> None:
     """Hide a client that terminates; it returns with its id, groups and rules if it registers again."""
     session.connection.execute(sa.update(client).where(client.c.id == client_id).values(forgotten=True))
-    hosts.release_client(session, client_id, "one of its clients is gone")
+    reservations.release_client(session, client_id, "one of its clients is gone")
 
 
 def _held(connection: sa.Connection, client_id: int) -> list[RunRow]:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle import failures, trees
+from hqueue.lifecycle import blocklist, trees
 from hqueue.lifecycle.rows import load, statuses
 from hqueue.lifecycle.runs import RUN_COLUMNS, RunRow, fence
 from hqueue.lifecycle.status import count_children
 from hqueue.schema import client, job, job_edge, note_thread, root_block, run
 from hqueue.states import SETTLED, UNSUCCESSFUL
-from hqueue.store import DeleteLogs, PokeClient, Session, chunks
+from hqueue.store import DeleteLogs, Session, WakeClient, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def _let_runs_die(session: Session, job_ids: Sequence[int]) -> None:
             fence(session, row)
         else:
             kept.add(row.job_id)
-            session.after_commit(PokeClient(row.client_id))
+            session.after_commit(WakeClient(row.client_id))
     session.connection.execute(
         sa.update(run)
         .where(run.c.open_job_id.in_(kept), run.c.wish != "die")
@@ -118,5 +118,5 @@ def rehome(session: Session, gone: sa.Select[tuple[int]], limit: int) -> bool:
     found = session.connection.execute(query).all()
     for job_id, root_id in found:
         session.connection.execute(sa.update(job).where(job.c.id == job_id).values(root_id=root_id))
-        failures.rehome(session, job_id, root_id)
+        blocklist.rehome(session, job_id, root_id)
     return bool(found)

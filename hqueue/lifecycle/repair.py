@@ -10,7 +10,7 @@ from hqueue.lifecycle import trees
 from hqueue.lifecycle.runs import fence
 from hqueue.lifecycle.runs import open_runs as runs_of_client
 from hqueue.lifecycle.status import Cause, apply
-from hqueue.schema import client, job, job_edge, run, wish_job
+from hqueue.schema import bulk_job, client, job, job_edge, run
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus
 from hqueue.store import Session, chunks
 
@@ -82,20 +82,20 @@ def _rows(session: Session, query: sa.Select[Any]) -> Sequence[Any]:
 
 
 def _release_held(session: Session) -> list[str]:
-    """A job waits for a wish to reach its children; without a wish nobody would ever let it go."""
-    waited_for = sa.select(wish_job.c.job_id).where(wish_job.c.job_id == job.c.id).exists()
-    query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.held_by_wish, ~waited_for)
+    """A job waits for an action to reach its children; without that action nobody would ever let it go."""
+    waited_for = sa.select(bulk_job.c.job_id).where(bulk_job.c.job_id == job.c.id).exists()
+    query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.held_by_bulk, ~waited_for)
     held = list(session.connection.execute(query).scalars())
     for part in chunks(held):
-        session.connection.execute(sa.update(job).where(job.c.id.in_(part)).values(held_by_wish=False))
-    return [f"job {job_id}: waited for a wish that is gone" for job_id in held]
+        session.connection.execute(sa.update(job).where(job.c.id.in_(part)).values(held_by_bulk=False))
+    return [f"job {job_id}: waited for an action that is gone" for job_id in held]
 
 
 def _settle_waiting(session: Session) -> list[str]:
     waiting = sa.select(job.c.id).where(
         job.c.status == JobStatus.QUEUED,
         job.c.children_unsettled == 0,
-        ~job.c.held_by_wish,
+        ~job.c.held_by_bulk,
     )
     early = sa.select(job.c.id).where(job.c.status == JobStatus.RUNNABLE, job.c.children_unsettled > 0)
     mended = []

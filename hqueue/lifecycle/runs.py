@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle import failures, hosts, notes, troubles
+from hqueue.lifecycle import blocklist, notes, reservations, troubles
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
 from hqueue.schema import client, job, run
 from hqueue.states import JobEvent, JobStatus
-from hqueue.store import DeleteLogs, PokeClient, Session, WakeScheduler, chunks
+from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -169,10 +169,10 @@ def assign(session: Session, placements: Sequence[Placement]) -> int:
             },
         )
     session.connection.execute(_INSERT, rows)
-    hosts.reserve(session, {run_ids[each.job_id]: each.others for each in given if each.others})
+    reservations.reserve(session, {run_ids[each.job_id]: each.others for each in given if each.others})
     apply(session, JobEvent.ASSIGNED, list(run_ids), Cause(run_ids=run_ids, messages=messages))
     for client_id in dict.fromkeys(each.client_id for each in given):
-        session.after_commit(PokeClient(client_id))
+        session.after_commit(WakeClient(client_id))
     return len(rows)
 
 
@@ -246,9 +246,9 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str, max_re
     event = _event(report)
     apply(session, event, [row.job_id], cause)
     if event is JobEvent.EXITED_BADLY:
-        failures.count_failure(session, row.job_id, row.client_id)
+        blocklist.count_failure(session, row.job_id, row.client_id)
     if event in _HARM:
-        failures.try_last(session, row.job_id, row.client_id)
+        blocklist.try_last(session, row.job_id, row.client_id)
 
 
 def is_usual_end(row: RunRow, report: Report) -> bool:
@@ -323,7 +323,7 @@ def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
     )
     for row, _ in ended:
         if row.hosts > 1:
-            hosts.release(session, row.id)
+            reservations.release(session, row.id)
 
 
 def _hold_against_client(session: Session, row: RunRow, report: Report, label: str) -> None:
@@ -388,7 +388,7 @@ def lose_client(session: Session, client_id: int, label: str) -> int:
     for part in chunks([row.id for row in kept]):
         session.connection.execute(sa.update(run).where(run.c.id.in_(part)).values(abandoned_at=session.now_ms))
     apply(session, JobEvent.CLIENT_LOST, [row.job_id for row in kept], Cause(message=f"client {label} was lost"))
-    hosts.release_client(session, client_id, f"client {label} was lost")
+    reservations.release_client(session, client_id, f"client {label} was lost")
     if runs:
         held = ", ".join(str(row.job_id) for row in runs[:_MOST_NAMED]) + (", …" if len(runs) > _MOST_NAMED else "")
         text = f"{label} stopped reporting with {len(runs)} run{'' if len(runs) == 1 else 's'} (jobs {held})"
@@ -415,7 +415,7 @@ def fence(session: Session, row: RunRow) -> None:
         ),
     )
     if row.hosts > 1:
-        hosts.release(session, row.id)
+        reservations.release(session, row.id)
     session.after_commit(WakeScheduler())
     if not load(session.connection, [row.job_id]):
         session.after_commit(DeleteLogs(row.job_id))

@@ -1,7 +1,7 @@
 """Changes that go down a tree, a small part at a time: a priority, and conditions that descendants share.
 
 Each function does what is next below one job and returns the jobs below which to go on, and how far it got among this
-one's: None at the end. What it is told to set is the latest word when it is carried out, for wishes are carried out in
+one's: None at the end. What it is told to set is the latest word when it is carried out, for actions are carried out in
 the order in which they came.
 """
 
@@ -56,7 +56,7 @@ def _spread_priority(session: Session, job_id: int, cursor: int, priority: int) 
         .limit(_STEP)
     )
     rows = list(session.connection.execute(query))
-    # The job itself again: an older wish may have been here since it was set.
+    # The job itself again: an older action may have been here since it was set.
     itself = [] if cursor else list(session.connection.execute(sa.select(*columns).where(job.c.id == job_id)))
     set_priority(session, [row for row in (*itself, *rows) if row.status not in SETTLED], priority)
     return [row.id for row in rows if row.children_total], rows[-1].id if len(rows) == _STEP else None

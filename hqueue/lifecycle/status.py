@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.errors import JobStateError
-from hqueue.lifecycle import failures, notes, trees, wording
-from hqueue.lifecycle.rows import CHANGED, JobRow, ancestors, load
+from hqueue.lifecycle import blocklist, notes, trees
+from hqueue.lifecycle.rows import (
+    CHANGED,
+    JobRow,
+    ancestors,
+    change_message,
+    change_name,
+    failed_children,
+    load,
+    rescue_note,
+)
 from hqueue.schema import event as event_table
 from hqueue.schema import job, job_edge, job_spec, run
 from hqueue.states import (
@@ -25,7 +34,7 @@ from hqueue.states import (
     by_children,
     outcome,
 )
-from hqueue.store import PokeClient, Session, WakeScheduler, chunks
+from hqueue.store import Session, WakeClient, WakeScheduler, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -252,7 +261,7 @@ class _Change:
         elif rule is Outcome.REOPENED and after.status is JobStatus.CANCELLED:
             raise JobStateError(f"job {after.id} is cancelled and takes no new children; reschedule it first")
         elif rule is Outcome.REOPENED:
-            failures.reconsider_job(self._session, after.id)
+            blocklist.reconsider_job(self._session, after.id)
         elif rule is Outcome.COMMAND_DONE:
             after.command_done = True
             after.progress = 1.0
@@ -289,7 +298,7 @@ class _Change:
             command_done=row.command_done,
             pause_wished=row.pause_wished,
         )
-        if row.held_by_wish and status is JobStatus.FAILED:
+        if row.held_by_bulk and status is JobStatus.FAILED:
             # Its unsuccessful children are about to be rescheduled: it waits for them.
             return JobStatus.PAUSED if row.pause_wished else JobStatus.QUEUED
         return status
@@ -315,15 +324,15 @@ class _Change:
         after.rescues = 0
         after.started_at = None
         after.exit_code = None
-        failures.forget(self._session, after.id)
+        blocklist.forget(self._session, after.id)
         # An ancestor that is only taken along does not wait: nobody is about to reschedule its other children.
-        after.held_by_wish = self._cause.hold and after.id in self._named and after.children_unsuccessful > 0
+        after.held_by_bulk = self._cause.hold and after.id in self._named and after.children_unsuccessful > 0
 
     def _wish(self, after: JobRow, wish: str, reason: str) -> None:
         if after.run_id is None:
             return
         self._connection.execute(_WISH, {"key_id": after.run_id, "new_wish": wish, "reason": reason})
-        self._poke(after.run_id)
+        self._wake_client(after.run_id)
 
     def _fence(self, after: JobRow) -> None:
         """Give a run up that nobody has proved dead; its client is told to kill it when it comes back.
@@ -334,13 +343,13 @@ class _Change:
             return
         parameters = {"key_id": after.run_id, "now": self._session.now_ms, "text": self._cause.message}
         self._connection.execute(_FENCE, parameters)
-        self._poke(after.run_id)
+        self._wake_client(after.run_id)
         self._session.after_commit(WakeScheduler())
 
-    def _poke(self, run_id: int) -> None:
+    def _wake_client(self, run_id: int) -> None:
         client_id = self._connection.execute(sa.select(run.c.client_id).where(run.c.id == run_id)).scalar()
         if client_id is not None:  # None only where a damaged store is being mended
-            self._session.after_commit(PokeClient(client_id))
+            self._session.after_commit(WakeClient(client_id))
 
     def _as_wished(self, after: JobRow) -> JobStatus:
         """Return the status of a job whose client is back with its run."""
@@ -399,8 +408,8 @@ class _Change:
             if before.status is after.status and event not in {JobEvent.PAUSE, JobEvent.RESUME, JobEvent.RESCHEDULE}:
                 continue
             message = self._words(event, before, after)
-            self._session.record(after.id, wording.event_name(event, before, after), after.status, message)
-            rescue = wording.rescue(event, before, after, message, self._cause.max_rescues)
+            self._session.record(after.id, change_name(event, before, after), after.status, message)
+            rescue = rescue_note(event, before, after, message, self._cause.max_rescues)
             if rescue:
                 notes.add(self._session, rescue, job_id=after.id)
             reason = f" ({message})" if message else ""
@@ -409,8 +418,8 @@ class _Change:
     def _words(self, event: JobEvent, before: JobRow, after: JobRow) -> str:
         if event is not self._event or event is JobEvent.LAST_CHILD_SETTLED:
             # It happened to a descendant; what the cause says is in that one's log.
-            return wording.failed_children(before, after)
-        return wording.message(event, before, after, self._cause.messages.get(after.id, self._cause.message))
+            return failed_children(before, after)
+        return change_message(event, before, after, self._cause.messages.get(after.id, self._cause.message))
 
     def _parents_deltas(self, changes: list[tuple[JobRow, JobRow]]) -> dict[int, tuple[int, int]]:
         moved: dict[int, tuple[int, int]] = {}

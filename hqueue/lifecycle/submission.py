@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle import failures, trees
-from hqueue.lifecycle.attachment import Attachment
+from hqueue.lifecycle import blocklist, trees
+from hqueue.lifecycle.bulk import fall_under
+from hqueue.lifecycle.links import Attachment
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import Cause, apply
-from hqueue.lifecycle.wishes import fall_under
 from hqueue.matching import Condition, Requirement, conditions_from, singles_of
 from hqueue.schema import job, job_edge, job_spec, requirement
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus, by_children
@@ -76,7 +76,7 @@ class _Submission:
                     "has_command": spec.command is not None,
                     "command_done": False,
                     "pause_wished": False,
-                    "held_by_wish": False,
+                    "held_by_bulk": False,
                     "children_total": len(spec.children) + len(self._attached.children(index)),
                     "children_unsettled": unsettled[index],
                     "children_unsuccessful": unsuccessful[index],
@@ -106,7 +106,7 @@ class _Submission:
         if JobStatus.RUNNABLE in statuses:
             self._session.after_commit(WakeScheduler())
         for root_id in {root_id for root_id in roots if root_id < first_id}:
-            failures.reconsider(self._session, root_id, first_id - 1)
+            blocklist.reconsider(self._session, root_id, first_id - 1)
         self._tell_parents(first_id, statuses, parents_of, sums)
         return list(range(first_id, first_id + count))
 

@@ -1,4 +1,4 @@
-"""A client as a plan sees it: what it is, whether it takes work, and what it holds."""
+"""A client as a plan sees it: whether it takes work, and what it holds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hqueue.matching.requirement import SINGLE
 
 if TYPE_CHECKING:
+    from hqueue.matching.facts import ClientFacts
     from hqueue.matching.requirement import Requirement
 
 
@@ -21,24 +22,6 @@ class Standing(StrEnum):
     DISABLED = "disabled"
     CLOSED = "no availability rule matches"
     TAKES_WORK = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientFacts:
-    """What of a client stays the same from tick to tick."""
-
-    id: int
-    hostname: str
-    name: str
-    os: str
-    groups: frozenset[str]
-    cpus: int
-    speed: float = 0.0  # MHz
-
-    @property
-    def label(self) -> str:
-        """Return what people call it."""
-        return f"{self.hostname}:{self.name}" if self.name else self.hostname
 
 
 @dataclass(slots=True)

@@ -10,10 +10,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from hqueue.matching.facts import Hosts, os_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from hqueue.matching.clients import ClientFacts
+    from hqueue.matching.facts import ClientFacts, FarmNames
 
     _Test = Callable[[ClientFacts], bool]
 
@@ -22,14 +24,6 @@ _MACOS: Final = re.compile(r"\bmacos\b")
 _NEGATED: Final = frozenset({"!=", "not_in"})
 _MOST_SHOWN: Final = 3  # values, where a condition is said
 OPS: Final = ("==", "!=", "in", "not_in", "any")  # "any" is "in"
-
-
-@dataclass(frozen=True, slots=True)
-class FarmNames:
-    """The names a farm knows at the moment: what a condition names besides is nothing yet."""
-
-    groups: frozenset[str]
-    clients: Sequence[ClientFacts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,42 +85,20 @@ def _shown(values: Sequence[str]) -> str:
     return " or ".join([*named[:_MOST_SHOWN], f"one of {more} others"] if more > 1 else named)
 
 
-def same_host(one: str, other: str) -> bool:
-    """Tell whether two hostnames mean one machine: case and a domain that only one of them has do not matter."""
-    return _Hosts([one]).has(other)
-
-
-class _Hosts:
-    """Hostnames, to be compared with many others."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._full = {name.lower() for name in names} - {""}
-        self._short = {name for name in self._full if "." not in name}
-        self._heads = {name.split(".", 1)[0] for name in self._full - self._short}
-
-    def has(self, hostname: str) -> bool:
-        """Tell whether one of them means this machine."""
-        hostname = hostname.lower()
-        if hostname in self._full:
-            return True
-        head, dot, _ = hostname.partition(".")
-        return head in self._short if dot else head in self._heads
-
-
 def _test_hostname(values: Sequence[str]) -> _Test:
-    hosts = _Hosts(values)
+    hosts = Hosts(values)
     return lambda client: hosts.has(client.hostname)
 
 
 def _test_label(values: Sequence[str]) -> _Test:
     """`host` is any client there, `host:name` that one, `host:` the unnamed one."""
-    bare = _Hosts(value for value in values if ":" not in value)
+    bare = Hosts(value for value in values if ":" not in value)
     named: dict[str, list[str]] = {}
     for value in values:
         hostname, colon, name = value.partition(":")
         if colon:
             named.setdefault(name, []).append(hostname)
-    hosts = {name: _Hosts(hostnames) for name, hostnames in named.items()}
+    hosts = {name: Hosts(hostnames) for name, hostnames in named.items()}
     return lambda client: (
         bare.has(client.hostname) or (client.name in hosts and hosts[client.name].has(client.hostname))
     )
@@ -144,12 +116,6 @@ def _test_os(values: Sequence[str]) -> _Test:
 
 def _names_client(names: FarmNames, test: _Test, _values: Sequence[str]) -> bool:
     return any(test(client) for client in names.clients)
-
-
-def os_of(platform: str) -> str:
-    """Return `linux`, `windows` or `macosx` for a platform as clients name it (`linux-x86_64`, `macos-arm64`)."""
-    system = platform.split("-", 1)[0].lower()
-    return "macosx" if system == "macos" else system
 
 
 KINDS: Final[dict[str, Kind]] = {

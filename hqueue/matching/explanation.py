@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from hqueue.matching.clients import ClientView
-    from hqueue.matching.conditions import FarmNames
+    from hqueue.matching.facts import FarmNames
     from hqueue.matching.requirement import Requirement
-    from hqueue.matching.units import Units
+    from hqueue.matching.resources import Units
 
 _EXAMPLES: Final = 3
 # Of clients that pass all that they would have to be, these say what keeps them from the job at the moment.

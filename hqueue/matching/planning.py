@@ -13,7 +13,7 @@ import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from hqueue.matching.rooms import ByIdleCpus, CommonRoom, OwnRoom, Room
+from hqueue.matching.capacity import ByIdleCpus, CommonRoom, OwnRoom, Room
 from hqueue.matching.why import FitTable, lacks_room
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hqueue.matching.clients import ClientView
     from hqueue.matching.requirement import Requirement
-    from hqueue.matching.units import Units
+    from hqueue.matching.resources import Units
 
 _FIRST_PAGE: Final = 32
 _LARGEST_PAGE: Final = 4096

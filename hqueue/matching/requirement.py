@@ -7,12 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from hqueue.matching.conditions import Condition, os_of
+from hqueue.matching.conditions import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-__all__ = ["SINGLE", "Requirement", "os_of", "singles_of"]
 
 SINGLE: Final = "single"
 

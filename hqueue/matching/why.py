@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from hqueue.matching.clients import ClientFacts, ClientView, Standing
-from hqueue.matching.units import Units
+from hqueue.matching.clients import ClientView, Standing
+from hqueue.matching.facts import ClientFacts
+from hqueue.matching.resources import Units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

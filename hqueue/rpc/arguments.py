@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from hqueue.errors import InvalidArgumentError, UnknownAttributeError
-from hqueue.states import ALL_NAMES, EJECTED, WAITING, JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -108,26 +107,3 @@ def attributes(value: Any, default: Sequence[str], known: Collection[str], name:
             valid = ", ".join(sorted(known, key=str.lower))
             raise UnknownAttributeError(f"{name}: there is no attribute {shown(each)}; valid ones are {valid}")
     return list(dict.fromkeys(names))
-
-
-def statuses(value: Any, name: str) -> list[JobStatus]:
-    """Return the statuses that names stand for; one name is taken for a list of it.
-
-    Errors: InvalidArgumentError that lists the valid names.
-    """
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)):
-        raise InvalidArgumentError(f"{name} is {shown(value)}, but a list of status names was expected")
-    found: dict[JobStatus, None] = {}
-    for each in names:
-        if each == EJECTED:
-            continue  # an event that HQueue lists among its statuses; no job is ever in it
-        if each == WAITING:
-            found[JobStatus.RUNNABLE] = None
-        elif isinstance(each, str) and each in ALL_NAMES:
-            found[JobStatus(each)] = None
-        else:
-            raise InvalidArgumentError(
-                f"{name}: there is no status {shown(each)}; valid ones are {', '.join(ALL_NAMES)}",
-            )
-    return list(found)

@@ -24,8 +24,7 @@ from hqueue.errors import LimitExceededError
 from hqueue.rpc import http
 
 if TYPE_CHECKING:
-    from hqueue.rpc.http import Head
-    from hqueue.rpc.limits import Limits
+    from hqueue.rpc.http import Head, Limits
 
 _SMALL_READ: Final = 64 * 1024
 _LARGE_READ: Final = 256 * 1024

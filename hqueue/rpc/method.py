@@ -29,6 +29,15 @@ class Where(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """What a GET is answered with."""
+
+    status: int
+    text: str
+    content_type: str = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
 class _Mark:
     where: Where
     name: str | None

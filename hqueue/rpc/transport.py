@@ -21,8 +21,9 @@ from xmlrpc.server import SimpleXMLRPCServer
 from hqueue.rpc import http
 from hqueue.rpc.connection import Connection
 from hqueue.rpc.dispatch import Method, MethodTable, Where
-from hqueue.rpc.handler import Page, RequestHandler
-from hqueue.rpc.limits import Limits
+from hqueue.rpc.handler import RequestHandler
+from hqueue.rpc.http import Limits
+from hqueue.rpc.method import Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,7 +1,6 @@
 """Python values and what XML-RPC can carry, both ways.
 
-text     scrubbing and escaping
-writing  values to documents
+writing  values to documents; scrubbing and escaping
 source   the bytes of a document to text an XML reader takes
 reading  documents to values, any well-formed one
 quick    documents to values, the usual shape, four times as fast
@@ -9,8 +8,18 @@ scalars  the text of one value to the value
 """
 
 from hqueue.wire.reading import loads_request, loads_response
-from hqueue.wire.text import PIECE_BYTES, escape, find_unencodable, scrub
-from hqueue.wire.writing import Raw, dumps_fault, dumps_request, dumps_response, dumps_value, response_pieces
+from hqueue.wire.writing import (
+    PIECE_BYTES,
+    Raw,
+    dumps_fault,
+    dumps_request,
+    dumps_response,
+    dumps_value,
+    escape,
+    find_unencodable,
+    response_pieces,
+    scrub,
+)
 
 __all__ = [
     "PIECE_BYTES",

@@ -13,7 +13,7 @@ import re
 from typing import Any, Final
 
 from hqueue.wire.scalars import READERS, convert
-from hqueue.wire.text import PIECE_BYTES
+from hqueue.wire.writing import PIECE_BYTES
 
 _S: Final = r"[ \t\n]*"
 

@@ -15,7 +15,7 @@ from hqueue.errors import LimitExceededError, MalformedRequestError
 from hqueue.wire import quick
 from hqueue.wire.scalars import READERS, convert
 from hqueue.wire.source import Source, restore
-from hqueue.wire.text import PIECE_BYTES
+from hqueue.wire.writing import PIECE_BYTES
 
 _MAX_TOKEN_BYTES: Final = 4 * PIECE_BYTES
 

@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 from hqueue.errors import MalformedRequestError
-from hqueue.wire.text import DROPPED, REPLACED
+from hqueue.wire.writing import DROPPED, REPLACED
 
 _DECLARATION: Final = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]{1,40})["']""")
 _DECLARATION_BYTES: Final = 256

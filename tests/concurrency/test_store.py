@@ -249,7 +249,7 @@ def test_everything_at_once(store: Store, clock: FakeClock) -> None:
     """Submissions, actions, wishes, ticks and clients together; the invariants are checked at the end."""
     all_of_it = Commotion(store, clock)
     run_together(all_of_it.submit, all_of_it.submit, all_of_it.act, all_of_it.carry_on, all_of_it.tick, all_of_it.work)
-    all_of_it.farm.finish_wishes()
+    all_of_it.farm.finish_bulk()
     with store.reading() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(job)).scalar_one() == 30 * 4
         numbers: Sequence[int] = connection.execute(sa.select(event.c.seq).order_by(event.c.seq)).scalars().all()

@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from hqueue import database
-from hqueue.schema import counter, metadata, resource
+from hqueue.schema import bulk, bulk_job, counter, metadata, resource
 from hqueue.states import SETTLED, JobStatus
 
 if TYPE_CHECKING:
@@ -97,6 +97,26 @@ def test_the_checks_are_those_of_the_code(engine: sa.Engine) -> None:
         assert _names(found[key]) >= _names(str(sqltext)), key
 
 
+def test_unfinished_actions_come_along(engine: sa.Engine) -> None:
+    """0002 renames the tables of bulk actions: what 0.1.0 had begun is still known, and new ones come after it."""
+    with engine.connect().execution_options(**{database.WRITING: True}) as connection, connection.begin():
+        command.upgrade(database.alembic_config(connection), "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO wish (id, action, phase, value_json, created_at) VALUES (7, 'cancel', 'spread', NULL, 5)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO wish_job (wish_id, job_id, state, child_cursor) VALUES (7, 12, 'expand', 3)"
+        )
+    database.upgrade(engine)
+    with engine.connect().execution_options(**{database.WRITING: True}) as connection, connection.begin():
+        assert connection.execute(sa.select(bulk)).one() == (7, "cancel", "spread", None, 5)
+        columns = (bulk_job.c.bulk_id, bulk_job.c.job_id, bulk_job.c.state, bulk_job.c.child_cursor)
+        assert connection.execute(sa.select(*columns)).one() == (7, 12, "expand", 3)
+        made = connection.execute(sa.insert(bulk).values(action="pause", phase="spread", created_at=6))
+        assert made.inserted_primary_key is not None
+        assert made.inserted_primary_key[0] > 7
+
+
 def _literals(text: str) -> set[str]:
     return set(re.findall(r"'([^']*)'", text))
 
@@ -137,7 +157,7 @@ def test_ids_of_sqlite_are_never_used_again(engine: sa.Engine) -> None:
     database.upgrade(engine)
     with engine.connect() as connection:
         texts = dict(connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'table'").all())
-    own_ids = {"client", "requirement", "wish", "wish_job", "client_group", "resource", "note_thread", "note"}
+    own_ids = {"client", "requirement", "bulk", "bulk_job", "client_group", "resource", "note_thread", "note"}
     for name in own_ids:
         assert "AUTOINCREMENT" in texts[name], name
 

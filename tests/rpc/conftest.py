@@ -9,22 +9,22 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue import wire
+from hqueue.api.clients import Clients
+from hqueue.api.deprecated import Deprecated
+from hqueue.api.explaining import Explanations
+from hqueue.api.groups import Groups
+from hqueue.api.jobchanges import JobChanges
+from hqueue.api.jobs import Jobs
+from hqueue.api.listing import Listing
+from hqueue.api.notes import Notes
+from hqueue.api.pages import Pages
+from hqueue.api.queue import Queue
+from hqueue.api.resources import Resources
+from hqueue.api.troubles import Troubles
 from hqueue.errorlog import ErrorLog
 from hqueue.joblogs import JobLogs
-from hqueue.roster import LiveClient
-from hqueue.rpc.clients import Clients
-from hqueue.rpc.deprecated import Deprecated
+from hqueue.live import LiveClient
 from hqueue.rpc.dispatch import MethodTable
-from hqueue.rpc.explaining import Explanations
-from hqueue.rpc.groups import Groups
-from hqueue.rpc.jobchanges import JobChanges
-from hqueue.rpc.jobs import Jobs
-from hqueue.rpc.listing import Listing
-from hqueue.rpc.notes import Notes
-from hqueue.rpc.pages import Pages
-from hqueue.rpc.queue import Queue
-from hqueue.rpc.resources import Resources
-from hqueue.rpc.troubles import Troubles
 from tests.fakes import PATIENCE_S
 from tests.storefarm import StoreFarm, settings
 
@@ -45,25 +45,25 @@ class Api:
         self.clock = clock
         self.config = settings(**overrides)
         self.farm = StoreFarm(store, clock, self.config)
-        self.roster = self.farm.roster
+        self.live_farm = self.farm.live_farm
         self.logs = JobLogs(folder / "job_logs", max_output_bytes=1 << 30)
-        self.pages = Pages(store=store, roster=self.roster, clock=clock)
+        self.pages = Pages(store=store, live_farm=self.live_farm, clock=clock)
         self.errors = ErrorLog()
         self.table = MethodTable()
-        jobs = Jobs(store=store, roster=self.roster, logs=self.logs, config=self.config, clock=clock)
-        clients = Clients(store=store, roster=self.roster, config=self.config, clock=clock)
+        jobs = Jobs(store=store, live_farm=self.live_farm, logs=self.logs, config=self.config, clock=clock)
+        clients = Clients(store=store, live_farm=self.live_farm, config=self.config, clock=clock)
         for each in (
             Queue(store=store, config=self.config, clock=clock),
             jobs,
             clients,
             Groups(store=store),
-            Resources(store=store, roster=self.roster, clock=clock),
-            Explanations(store=store, roster=self.roster, clock=clock),
+            Resources(store=store, live_farm=self.live_farm, clock=clock),
+            Explanations(store=store, live_farm=self.live_farm, clock=clock),
             Notes(store=store),
             Troubles(store=store, errors=self.errors, clock=clock),
-            JobChanges(store=store, roster=self.roster, clock=clock),
-            Listing(store=store, roster=self.roster, clock=clock),
-            Deprecated(store=store, roster=self.roster, jobs=jobs, clients=clients),
+            JobChanges(store=store, live_farm=self.live_farm, clock=clock),
+            Listing(store=store, live_farm=self.live_farm, clock=clock),
+            Deprecated(store=store, live_farm=self.live_farm, jobs=jobs, clients=clients),
         ):
             self.table.add(each)
 
@@ -113,7 +113,7 @@ class Api:
         live.last_heartbeat_at = int(self.clock.now().timestamp() * 1000)
         for field, value in said.items():
             setattr(live, field, value)
-        self.roster.enter(live)
+        self.live_farm.enter(live)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from hqueue import __version__, errors
 from hqueue.lifecycle.clients import forget
-from hqueue.rpc.clientattributes import CLIENT_ATTRIBUTES, UNKNOWN
 from hqueue.schema import client
+from hqueue.views.clientattributes import CLIENT_ATTRIBUTES, UNKNOWN
 
 LABELS = ["farm-ü", "farm-ü:zwei", "farm-ü:drei", "farm08.studio.lan"]
 

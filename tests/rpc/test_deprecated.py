@@ -37,9 +37,9 @@ def test_getprogress(api):
     assert api.getprogress(99) is None
     api.run(job_id, machine)
     assert api.getprogress(job_id) == [None, None]
-    api.roster.report_progress(job_id, 3, 8)
+    api.live_farm.report_progress(job_id, 3, 8)
     assert api.getprogress(str(job_id)) == [3, 8]
-    api.roster.forget_progress(job_id)
+    api.live_farm.forget_progress(job_id)
     machine.end(job_id, 1, progress=(5, 8))
     assert api.getprogress(job_id) == [None, None]  # it begins again
     api.run(job_id, machine)

@@ -340,7 +340,7 @@ def test_doc12_getJobs(api):
 
     api.run(first, machine)
     api.clock.advance(10)
-    api.roster.report_progress(first, 1, 2)
+    api.live_farm.report_progress(first, 1, 2)
     api.addNote("schaut gut aus", None, first)
     names = ["clients", "latestNote", "overallProgress", "progress", "status", "uiStatus", "threadId"]
     assert api.getJob(first, names) == {
@@ -444,7 +444,7 @@ def test_doc12_getprogress(api):
     # "If the returned numerator is None, then the progress is 0.0."
     assert api.getprogress(job_id) == [None, None]
     api.run(job_id, machine)
-    api.roster.report_progress(job_id, 3, 8)
+    api.live_farm.report_progress(job_id, 3, 8)
     # "i.e. progress = numerator / denominator"
     numerator, denominator = api.getprogress(job_id)
     assert numerator / denominator == api.getJob(job_id, ["progress"])["progress"] == 0.375

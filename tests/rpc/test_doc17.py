@@ -224,7 +224,7 @@ def test_doc17_getResources(api):
 def test_doc17_setJobPriority(api):
     ids = api.newjob({"name": "p", "children": [{"name": "k", "command": "c"}, {"name": "done"}]})
     assert api.setJobPriority(ids[:1], 8) is True
-    api.farm.finish_wishes()
+    api.farm.finish_bulk()
     assert [job["priority"] for job in api.getJobs(ids, ["priority"])] == [8, 8, 0]
 
 

@@ -169,7 +169,7 @@ def test_a_run_that_is_not_over_yet(api):
     api.run(job_id, machine)
     api.cancelJobs([job_id])
     api.rescheduleJobs([job_id])
-    api.farm.finish_wishes()
+    api.farm.finish_bulk()
     summary = "waits for its earlier run on farm-a to end"
     assert api.explainJob(job_id)["summary"] == summary
     assert api.getJobs([job_id, other], ["waitingFor"]) == [

@@ -9,14 +9,14 @@ import pytest
 from hqueue import lifecycle
 from hqueue.config import load_server_config
 from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavailableError, UnknownClientError
+from hqueue.farm.calls import FarmMethods
 from hqueue.joblogs import JobLogs, RunLog
 from hqueue.jobspec import parse
 from hqueue.lifecycle.rows import load
-from hqueue.roster import Roster
+from hqueue.live import LiveFarm
 from hqueue.rpc.dispatch import MethodTable
-from hqueue.rpc.farm import FarmMethods
 from hqueue.scheduler import Scheduler
-from hqueue.store import AwaitTick, PokeClient
+from hqueue.store import AwaitTick, WakeClient
 from tests.fakes import PATIENCE_S, FakeClock
 
 IDENTITY = {
@@ -43,13 +43,13 @@ class Farm:
         self.store = store
         self.clock = FakeClock()
         self.config = load_server_config(overrides={"max_rescues": "1"}, environ={"HOME": str(folder)})
-        self.roster = Roster(self.clock)
+        self.live_farm = LiveFarm(self.clock)
         self.logs = JobLogs(folder / "logs", max_output_bytes=1 << 30)
-        self.scheduler = Scheduler(store, self.roster, self.clock, self.config)
+        self.scheduler = Scheduler(store, self.live_farm, self.clock, self.config)
         store.on_commit = self._nudge
         self.methods = FarmMethods(
             store=store,
-            roster=self.roster,
+            live_farm=self.live_farm,
             logs=self.logs,
             config=self.config,
             clock=self.clock,
@@ -60,8 +60,8 @@ class Farm:
 
     def _nudge(self, instructions):
         for each in instructions:
-            if isinstance(each, PokeClient):
-                self.roster.tell(each.client_id)
+            if isinstance(each, WakeClient):
+                self.live_farm.tell(each.client_id)
             elif isinstance(each, AwaitTick):
                 self.scheduler.await_tick(each.done)
 
@@ -259,7 +259,7 @@ def test_a_heartbeat_without_news_touches_no_table(client):
     client.store.reading = unavailable
     answer = client.send(runs=[listed(assignment["token"], progress=[3, 10])])
     assert answer["stale"] is False
-    assert client.roster.progress[1].numerator == 3
+    assert client.live_farm.progress[1].numerator == 3
     del client.store.write_soon, client.store.reading
 
 

@@ -101,11 +101,11 @@ def empty(api: Api) -> None:
     if not api.farm.machines:
         api.farm.machine(cpus=3)
     api.cancelJobs(list(listed_again(api)))
-    api.farm.finish_wishes()
+    api.farm.finish_bulk()
     api.farm.machines[0].beat()
     api.farm.machines[0].obey()
     api.deleteJobs(list(listed_again(api)))
-    api.farm.finish_wishes()
+    api.farm.finish_bulk()
     assert listed_again(api) == {}
 
 
@@ -152,7 +152,7 @@ def test_the_feed_ends_where_listing_again_does(api, before, between, limit):
     for step in steps:
         do(api, step)
         follower.follow()
-    api.farm.finish_wishes()
+    api.farm.finish_bulk()
     assert follower.catch_up() == listed_again(api)
 
 
@@ -202,7 +202,7 @@ def test_while_many_callers_share_commits(api_everywhere):
         follower.follow()
     for each in callers:
         each.join(PATIENCE_S)
-    api.farm.finish_wishes()
+    api.farm.finish_bulk()
     assert follower.catch_up() == listed_again(api)
 
 

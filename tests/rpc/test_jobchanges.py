@@ -25,7 +25,7 @@ class TestPriority:
         other = api.newjob({"name": "o", "priority": 3})[0]
         assert api.setJobPriority([ids[0], 99], "7 (hoch)") is True
         assert priorities(api, [ids[0], ids[1]]) == [7, 0]
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         assert priorities(api, [*ids, shared, other]) == [7, 7, 7, 0, 7, 3]
         log = api.getJob(ids[2], ["logs"])["logs"][-1]
         assert (log["event"], log["status"], log["message"]) == ("priority changed", "runnable", "0 > 7")
@@ -74,23 +74,23 @@ class TestLargeTrees:
         for ids, priority in ((tree[:1], 5), (tree[:1], 6), ([tree[10]], 7)):
             api.setJobPriority(ids, priority)
             api.farm.step()
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         assert priorities(api, tree[:12]) == [6] * 10 + [7, 6]
-        assert api.farm.wishes() == 0
+        assert api.farm.bulk_actions() == 0
 
     def test_an_older_word_on_its_way_does_not_come_last(self, api):
         ids = api.newjob({"name": "r", "children": [{"name": "k", "children": [{"name": "u", "command": "c"}]}]})
         api.setJobPriority(ids[:1], 5)
         api.setJobPriority(ids[1:2], 7)
         api.setJobPriority(ids[2:], 9)
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         assert priorities(api, ids) == [5, 7, 9]
 
     def test_a_crash_in_between_loses_nothing(self, api, tree):
         api.setJobPriority(tree[:1], 5)
         api.farm.step()
         assert api.farm.repair() == []
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         assert set(priorities(api, tree)) == {5}
 
     def test_a_priority_on_its_way_holds_nobody_up(self, api, tree):
@@ -107,7 +107,7 @@ class TestLargeTrees:
         api.farm.tick()
         machine.beat()
         assert machine.jobs == []
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         api.farm.tick()
         machine.beat()
         assert machine.jobs == []
@@ -126,7 +126,7 @@ class TestLargeTrees:
         assert 0 < permitted().count("farm-a") <= 201
         api.savePermittedClientsList(tree[0], ["farm-b"])
         (late,) = api.newjob({"name": "spät", "command": "c"}, tree[0])
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         assert set(permitted()) == {"farm-b"}
         assert api.getJob(late, ["conditions"])["conditions"][0]["value"] == "farm-b"
 
@@ -289,7 +289,7 @@ class TestPermittedClients:
             },
         )
         api.savePermittedClientsList(root, ["farm-a"])
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
 
         def hosts():
             return [[each["value"] for each in job["conditions"]] for job in api.getJobs([root, heir, other, below])]
@@ -298,7 +298,7 @@ class TestPermittedClients:
         assert api.getJob(heir, ["cpus"]) == {"cpus": 2}
         api.savePermittedClientsList(heir, ["farm-b"])
         api.savePermittedClientsList(root, [])
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         assert hosts() == [[], ["farm-b"], ["farm-z"], []]
 
     @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hqueue import errors
-from hqueue.rpc.jobattributes import DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES
-from hqueue.rpc.rollups import UNKNOWN_ETA
+from hqueue.views.jobattributes import DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES
+from hqueue.views.rollups import UNKNOWN_ETA
 
 
 class TestAsking:
@@ -207,7 +207,7 @@ class TestProgress:
         job_id = api.newjob({"name": "x", "command": "c"})[0]
         api.run(job_id, machine)
         assert api.getJob(job_id, ["progress", "status"]) == {"progress": 0.0, "status": "running"}
-        api.roster.report_progress(job_id, 3, 4)
+        api.live_farm.report_progress(job_id, 3, 4)
         assert api.getJob(job_id, ["progress", "overallProgress"]) == {"progress": 0.75, "overallProgress": 0.75}
         machine.end(job_id, 3, progress=(3.5, 4))
         assert api.getJob(job_id, ["progress", "status"]) == {"progress": 0.875, "status": "failed"}
@@ -229,9 +229,9 @@ class TestProgress:
         api.run(children[0], machine)
         machine.end(children[0], 0)
         api.run(children[1], machine)
-        api.roster.report_progress(children[1], 1, 2)
+        api.live_farm.report_progress(children[1], 1, 2)
         api.run(children[3], machine)
-        api.roster.report_progress(children[3], 9, 10)
+        api.live_farm.report_progress(children[3], 9, 10)
         assert api.getJob(root, ["overallProgress"]) == {"overallProgress": 1.5 / 4}
         assert api.getJob(children[3], ["overallProgress", "progress"]) == {"overallProgress": 0.0, "progress": 0.9}
 
@@ -271,7 +271,7 @@ class TestEta:
         api.run(job_id, machine)
         assert api.getJob(job_id, ["ETA"]) == {"ETA": UNKNOWN_ETA}
         api.clock.advance(9)  # one second of it ran before the first heartbeat
-        api.roster.report_progress(job_id, 1, 4)
+        api.live_farm.report_progress(job_id, 1, 4)
         assert 27 <= api.getJob(job_id, ["ETA"])["ETA"] <= 30
         machine.end(job_id, 0)
         assert api.getJob(job_id, ["ETA"]) == {"ETA": 0}
@@ -288,7 +288,7 @@ class TestEta:
         api.run(children[2], second)
         assert 249 <= api.getJob(root, ["ETA"])["ETA"] <= 251  # two clients
         api.clock.advance(50)
-        api.roster.report_progress(children[1], 1, 2)
+        api.live_farm.report_progress(children[1], 1, 2)
         eta = api.getJob(root, ["ETA"])["ETA"]
         assert 195 <= eta <= 205  # 50 + 50 + 3 x 100, by two
 
@@ -530,7 +530,7 @@ class TestActions:
         root, *children = api.newjob({"name": "r", "children": [{"name": "c", "command": "x"}] * 150})
         api.cancelJobs([root])
         assert api.getJob(root, ["status"]) == {"status": "cancelled"}
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         assert {job["status"] for job in api.getJobs(children, ["status"])} == {"cancelled"}
 
 
@@ -542,7 +542,7 @@ def test_everything_works_on_each_database(api_everywhere):
     api.clock.advance(10)
     machine.end(children[0], 0)
     api.run(children[1], machine, "Ausgabe-ü\n")
-    api.roster.report_progress(children[1], 1, 2)
+    api.live_farm.report_progress(children[1], 1, 2)
     job = api.getJob(root, list(JOB_ATTRIBUTES))
     assert job["overallProgress"] == 0.375
     assert job["uiStatus"] == "running (1 clients assigned)"

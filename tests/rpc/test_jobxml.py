@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hqueue import wire
-from hqueue.rpc import jobxml
-from hqueue.rpc.jobattributes import DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES
+from hqueue.views import jobxml
+from hqueue.views.jobattributes import DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES
 from tests.storefarm import put
 
 SITUATIONS = (
@@ -44,7 +44,7 @@ def busy(api_everywhere):
     root, *_ = api.newjob({**SPEC, "children": [SPEC, {**SPEC, "children": [{"name": "k", "command": "c"}]}]})
     api.newjob({"name": "zwei Eltern", "command": "c", "parentIds": [root, 1]})
     api.newjob({"name": "leer", "tags": "excludeProgress"})
-    api.roster.report_progress(3 + 1, 1, 3)
+    api.live_farm.report_progress(3 + 1, 1, 3)
     return api
 
 

@@ -117,7 +117,7 @@ class TestChanges:
         child = api.newjob({"name": "c", "command": "c"}, parent)[0]
         api.setJobPriority([child], 5)
         api.cancelJobs([parent])
-        api.farm.finish_wishes()
+        api.farm.finish_bulk()
         api.deleteJobs([child])
         found = api.getChanges(start)
         assert [(each["jobId"], each["event"], each["status"]) for each in found["changes"]] == [

@@ -7,8 +7,8 @@ import contextlib
 import pytest
 
 from hqueue import __version__
+from hqueue.api.pages import Pages
 from hqueue.errors import StoreUnavailableError
-from hqueue.rpc.pages import Pages
 
 
 def test_the_front_page_is_one_line(api):
@@ -77,6 +77,6 @@ class BrokenStore:
 
 
 def test_an_unavailable_store_is_said(api):
-    pages = Pages(store=BrokenStore(), roster=api.roster, clock=api.clock)
+    pages = Pages(store=BrokenStore(), live_farm=api.live_farm, clock=api.clock)
     for path in ("/", "/health", "/metrics", "/jobs/view/1"):
         assert pages.get(path).status == 503

@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hqueue import scheduler
-from hqueue.lifecycle import farmview
 from hqueue.lifecycle.requirements import read_requirement
-from hqueue.matching import Units, clients, conditions, planning, rooms, rules, why
+from hqueue.matching import Units, capacity, clients, conditions, planning, rules, why
 from hqueue.matching.clients import ClientView, Standing
+from hqueue.views import farmview
 from tests.simulator.processes import in_processes
 from tests.simulator.simulation import run_seed
 
@@ -183,13 +183,13 @@ def _licensed_as_they_come() -> Any:
 
 def _room_key(key: Callable[[Any, Any], Any]) -> Any:
     """Prefer other clients."""
-    return _changed(rooms.OwnRoom, "_key", key)
+    return _changed(capacity.OwnRoom, "_key", key)
 
 
 def _forget_common_room() -> Any:
     """Take any client that has room where many would do."""
     return _changed(
-        rooms.ByIdleCpus,
+        capacity.ByIdleCpus,
         "least_first",
         lambda self, cpus: (
             view for number in reversed(self._numbers) if number >= cpus for view in self._shelves[number].values()

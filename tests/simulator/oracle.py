@@ -129,7 +129,7 @@ class Oracle:
         """Look at what is kept: for jobs that wait, all the clients they need or none, each for one job."""
         ids = {row.id for row in waiting}
         held: set[int] = set()
-        for job_id, hold in self.world.farm.roster.holds.items():
+        for job_id, hold in self.world.farm.live_farm.holds.items():
             kind = self.world.jobs[job_id]
             able = {node.id for node in self.able(farm, kind)}
             if job_id not in ids:
@@ -169,7 +169,7 @@ class Oracle:
 
     def _in_order(self, use: Use, farm: list[Node], fresh: list[dict[str, Any]], waiting: list[Any]) -> Iterator[str]:
         """Follow the queue: each job that was given a place could take it; each that waits found none in its turn."""
-        holds = list(self.world.farm.roster.holds.values())
+        holds = list(self.world.farm.live_farm.holds.values())
         line = [(row["rank"], row) for row in fresh]
         line += [((-row.priority, row.root_id, row.id), None) for row in waiting]
         for rank, row in sorted(line, key=lambda each: each[0]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hqueue import database
-from hqueue.lifecycle import failures
+from hqueue.lifecycle import blocklist
 from hqueue.store import Store
 from tests.fakes import FakeClock
 from tests.invariants import check_invariants
@@ -67,7 +67,7 @@ def _until_quiet(world: World) -> None:
     for _ in range(20):
         world.farm.tick()
         with world.farm.store.reading() as connection:
-            if not failures.pending_roots(connection):
+            if not blocklist.pending_roots(connection):
                 return
 
 

@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from hqueue import lifecycle
+from hqueue.api import jobchanges
 from hqueue.lifecycle import Action, Report, clients
-from hqueue.roster import LiveClient
-from hqueue.rpc import jobchanges
+from hqueue.live import LiveClient
 from hqueue.scheduler import Scheduler
 from hqueue.schema import client, client_group, client_group_member, job, resource, run
 from tests.storefarm import StoreFarm, settings
@@ -99,7 +99,7 @@ class World:
             hold_after_s=str(HOLD_AFTER_S), rescue_abandoned_minutes="1", max_client_failures=str(FAILURES)
         )
         self.farm = StoreFarm(store, clock, config)
-        self.farm.scheduler = Scheduler(store, self.farm.roster, clock, config, BERLIN)
+        self.farm.scheduler = Scheduler(store, self.farm.live_farm, clock, config, BERLIN)
         self.nodes: dict[int, Node] = {}
         self.jobs: dict[int, Kind] = {}
         self.maxima: dict[str, tuple[int, bool]] = {}
@@ -147,7 +147,7 @@ class World:
         with self.farm.store.writing(durable=False) as session:
             node.id = clients.register(session, identity, "127.0.0.1")
         node.lost = node.condemned = node.terminating = node.forgotten = False
-        self.farm.roster.enter(LiveClient(node.id, node.hostname, identity.key, node.incarnation))
+        self.farm.live_farm.enter(LiveClient(node.id, node.hostname, identity.key, node.incarnation))
 
     def join(self, node: Node, group: str) -> None:
         """Make a client a member of a group."""
@@ -172,7 +172,7 @@ class World:
     def vanish(self, node: Node) -> None:
         """Let the server lose a client."""
         node.lost = True
-        self.farm.roster.leave(node.id)
+        self.farm.live_farm.leave(node.id)
         self.farm.write(lambda session: lifecycle.lose_client(session, node.id, node.hostname))
 
     def come_back(self, node: Node) -> None:
@@ -188,10 +188,10 @@ class World:
                     self._beat(session, node)
                     if node.terminating and not node.held:
                         clients.forget(session, node.id)
-                        self.farm.roster.leave(node.id)
+                        self.farm.live_farm.leave(node.id)
                         node.forgotten = True
         for node in self.nodes.values():
-            live = self.farm.roster.clients.get(node.id)
+            live = self.farm.live_farm.clients.get(node.id)
             if live is not None:
                 live.seen_at_s, live.idle_minutes = self.now_s, node.idle_minutes
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle.farmview import FarmReader
-from hqueue.rpc.explaining import Explainer
 from hqueue.schema import job
+from hqueue.views.explaining import Explainer
+from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from hqueue.matching import Explanation
@@ -19,7 +19,7 @@ def tick(farm: StoreFarm, seconds: float = 1) -> None:
     """Let time pass as a server does that ticks every second, its clients silent but there."""
     for _ in range(round(seconds)):
         farm.clock.advance(1)
-        for live in farm.roster.clients.values():
+        for live in farm.live_farm.clients.values():
             live.seen_at_s = farm.clock.monotonic()
         farm.tick()
 
@@ -34,5 +34,5 @@ def explained(farm: StoreFarm, job_id: int) -> Explanation:
     """Return why clients do not take a job."""
     with farm.store.reading() as connection:
         row = connection.execute(sa.select(job).where(job.c.id == job_id)).one()
-        reader = FarmReader(farm.roster, farm.clock)
-        return Explainer(connection, reader, farm.roster, [row]).clients(row)
+        reader = FarmReader(farm.live_farm, farm.clock)
+        return Explainer(connection, reader, farm.live_farm, [row]).clients(row)

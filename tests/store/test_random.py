@@ -139,7 +139,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def all_steps(self) -> None:
-        self.farm.finish_wishes(at_most=500)
+        self.farm.finish_bulk(at_most=500)
 
     @rule()
     def tick(self) -> None:
@@ -167,7 +167,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def beat(self, which: int) -> None:
         machine = self.farm.machines[which]
-        if self.known(machine) and machine.id in self.farm.roster.clients:
+        if self.known(machine) and machine.id in self.farm.live_farm.clients:
             machine.beat()
         else:
             machine.come_back()
@@ -220,7 +220,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def settle_everything(self) -> None:
         """Let everything that was begun come to its end: nothing may be stuck."""
-        self.farm.finish_wishes()
+        self.farm.finish_bulk()
         self.farm.act(Action.RESUME, *self.all_jobs())
         for _ in range(200):
             unsettled = {job_id: status for job_id, status in self.all_jobs().items() if status not in SETTLED}

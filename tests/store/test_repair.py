@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue.lifecycle import Action
-from hqueue.schema import run, wish, wish_job
+from hqueue.schema import bulk, bulk_job, run
 from tests.invariants import check_invariants
 
 if TYPE_CHECKING:
@@ -67,17 +67,17 @@ def test_a_job_that_was_let_go_too_early(farm: StoreFarm) -> None:
     assert farm.status(parent) == "queued"
 
 
-@pytest.mark.parametrize("other_wish", [False, True])
-def test_a_job_that_waits_for_a_wish_that_is_gone(farm: StoreFarm, machine: Machine, other_wish: bool) -> None:
+@pytest.mark.parametrize("other_action", [False, True])
+def test_a_job_that_waits_for_an_action_that_is_gone(farm: StoreFarm, machine: Machine, other_action: bool) -> None:
     parent, child = family(farm)
     farm.start(child, machine)
     machine.end(child, 1)
     farm.act(Action.RESCHEDULE, parent, finish=False)
-    farm.write(lambda session: [session.connection.execute(sa.delete(table)) for table in (wish_job, wish)])
-    if other_wish:
+    farm.write(lambda session: [session.connection.execute(sa.delete(table)) for table in (bulk_job, bulk)])
+    if other_action:
         farm.act(Action.PAUSE, family(farm)[0], finish=False)
     assert farm.repair() == [
-        f"job {parent}: waited for a wish that is gone",
+        f"job {parent}: waited for an action that is gone",
         f"job {parent}: last child settled, which nobody had told it",
     ]
     assert farm.statuses(parent, child) == ["failed", "failed"]

@@ -10,7 +10,7 @@ from hqueue import lifecycle
 from hqueue.lifecycle import Action, Report
 from hqueue.lifecycle.runs import Placement, describe, find_run, fraction
 from hqueue.states import ImpossibleTransitionError, JobEvent
-from hqueue.store import DeleteLogs, PokeClient, WakeScheduler
+from hqueue.store import DeleteLogs, WakeClient, WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ class TestAssign:
         run, row = farm.run(job_id), farm.job(job_id)
         assert (row.status, row.run_id, row.attempts, row.started_at) == ("running", run.id, 1, run.assigned_at)
         assert (run.attempt, run.closed_at, run.client_id, run.wish) == (1, None, machine.id, "run")
-        assert PokeClient(machine.id) in nudges
+        assert WakeClient(machine.id) in nudges
 
     def test_only_what_is_still_runnable(self, farm: StoreFarm, machine: Machine) -> None:
         runnable, paused, going = farm.add(), farm.add(), running(farm, machine)

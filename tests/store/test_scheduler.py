@@ -194,7 +194,7 @@ class TestWhere:
         farm.scheduler._farm.read = pause_meanwhile  # type: ignore[method-assign]
         assert farm.tick().assigned == 0
         assert farm.status(child) == "runnable"
-        farm.finish_wishes()
+        farm.finish_bulk()
         assert farm.status(child) == "paused"
 
     def test_what_a_wish_keeps_from_running_holds_up_nobody_behind_it(self, farm: StoreFarm) -> None:
@@ -206,7 +206,7 @@ class TestWhere:
         assert started(farm, *behind) == behind[:2]
         assert started(farm, *frames) == []
         machine.beat()
-        farm.finish_wishes()
+        farm.finish_bulk()
 
 
 @pytest.mark.databases("sqlite")
@@ -220,7 +220,7 @@ class TestLost:
         tick(farm, 2)
         assert farm.status(job_id) == "abandoned"
         assert farm.client(machine.id).lost
-        assert machine.id not in farm.roster.clients
+        assert machine.id not in farm.live_farm.clients
         assert "client farm-ü was lost" in farm.log(job_id)[-1][2]
 
     def test_a_heartbeat_is_enough(self, farm: StoreFarm) -> None:
@@ -243,7 +243,7 @@ class TestLost:
     def test_one_that_never_reports_after_a_start(self, farm: StoreFarm, store: Store, clock: FakeClock) -> None:
         machine = farm.machine()
         again = StoreFarm(store, clock)
-        again.roster.watch([machine.id])
+        again.live_farm.watch([machine.id])
         tick(again, 119)
         assert not again.client(machine.id).lost
         tick(again, 3)

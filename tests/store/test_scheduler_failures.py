@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue import scheduler
-from hqueue.lifecycle import Action, failures
+from hqueue.lifecycle import Action, blocklist
 from hqueue.schema import note as notes
 from hqueue.schema import note_thread as threads
 from tests.store.scheduling import explained, started, tick
@@ -178,7 +178,7 @@ class TestBlocked:
         fail(farm, bad, 3)
         tick(farm)
         assert started(farm, *frames) == []
-        farm.scheduler = scheduler.Scheduler(store, farm.roster, clock, settings(max_client_failures="4"))
+        farm.scheduler = scheduler.Scheduler(store, farm.live_farm, clock, settings(max_client_failures="4"))
         tick(farm)
         assert started(farm, *frames) == [frames[3]]
 
@@ -234,7 +234,7 @@ class TestBlocked:
     def test_thousands_move_in_small_steps_and_hide_nobody(
         self, sqlite_farm: StoreFarm, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(failures, "STEP", 20)
+        monkeypatch.setattr(blocklist, "STEP", 20)
         farm = sqlite_farm
         bad = farm.machine("farm-a", 1)
         _, frames = tree(farm, 200)
@@ -244,7 +244,7 @@ class TestBlocked:
         assert started(farm, *frames) == []
         assert farm.status(behind) == "running"
         with farm.store.reading() as connection:
-            assert failures.pending_roots(connection)
+            assert blocklist.pending_roots(connection)
         good = farm.machine("farm-b", 4)
         steps = 0
         while not started(farm, *frames):
@@ -263,7 +263,7 @@ class TestBlocked:
 
         def fail_first(session: Any, placements: Any) -> Any:
             for _ in range(3):
-                failures.count_failure(session, frames[0], bad.id)
+                blocklist.count_failure(session, frames[0], bad.id)
             return original(session, placements)
 
         bad.end(frames[0])

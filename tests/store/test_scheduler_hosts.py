@@ -142,14 +142,14 @@ class TestHolds:
         for machine in (first, second):
             machine.beat()
         farm.tick()
-        assert farm.roster.holds[wide].clients == (first.id, second.id)
+        assert farm.live_farm.holds[wide].clients == (first.id, second.id)
         first.end(small[0])
         farm.tick()
         assert farm.status(more[0]) == "runnable"  # there is room for it, but it is kept
         second.end(small[2])
         farm.tick()
         assert farm.status(wide) == "running"
-        assert farm.roster.holds == {}
+        assert farm.live_farm.holds == {}
         assert started(farm, *more) == []
         first.end(small[1])
         farm.tick()
@@ -179,7 +179,7 @@ class TestHolds:
             tick(farm, 1)
             if farm.status(job_id) == "running":
                 break
-            assert not (second < 55 and farm.roster.holds), second
+            assert not (second < 55 and farm.live_farm.holds), second
             machine.beat()
         assert 60 <= second <= 60 + 2 + 4
         assert explained(farm, job_id).free == 0
@@ -209,13 +209,13 @@ class TestHolds:
         small = fill(farm, 2)
         wide = farm.add(minHosts=2, maxHosts=2, priority=1)
         farm.tick()
-        assert farm.roster.holds
+        assert farm.live_farm.holds
         later = farm.add()
         farm.act(Action.CANCEL, wide)
         first.beat()
         first.end(small[0])
         farm.tick()
-        assert farm.roster.holds == {}
+        assert farm.live_farm.holds == {}
         assert farm.status(later) == "running"
         assert second.beat()
 

@@ -32,7 +32,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def farm(sqlite_store: Store, clock: FakeClock) -> StoreFarm:
     made = StoreFarm(sqlite_store, clock)
-    made.scheduler = Scheduler(sqlite_store, made.roster, clock, settings(), BERLIN)
+    made.scheduler = Scheduler(sqlite_store, made.live_farm, clock, settings(), BERLIN)
     return made
 
 
@@ -73,7 +73,7 @@ def test_idle_machines(farm: StoreFarm) -> None:
     job_id = farm.add()
     tick(farm)
     assert started(farm, job_id) == []
-    farm.roster.clients[machine.id].idle_minutes = 10
+    farm.live_farm.clients[machine.id].idle_minutes = 10
     tick(farm)
     assert started(farm, job_id) == [job_id]
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from hqueue import database
 from hqueue.errors import ConfigError, HQueueError, JobStateError, StoreUnavailableError
 from hqueue.schema import client_group, event, job, metadata, requirement
-from hqueue.store import CHUNK, PokeClient, RunWishes, Store, WakeScheduler, chunks
+from hqueue.store import CHUNK, RunBulk, Store, WakeClient, WakeScheduler, chunks
 from tests.fakes import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ class TestWriting:
 
         store.on_commit = collect
         with store.writing() as session:
-            for instruction in (WakeScheduler(), PokeClient(1), WakeScheduler(), PokeClient(2), PokeClient(1)):
+            for instruction in (WakeScheduler(), WakeClient(1), WakeScheduler(), WakeClient(2), WakeClient(1)):
                 session.after_commit(instruction)
             add_group(session, "Licht")
-        assert seen == [(["Licht"], [WakeScheduler(), PokeClient(1), PokeClient(2)])]
+        assert seen == [(["Licht"], [WakeScheduler(), WakeClient(1), WakeClient(2)])]
 
     def test_a_nudge_that_fails_does_not_undo_anything(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
         def broken(_: object) -> None:
@@ -84,7 +84,7 @@ class TestWriting:
         store.on_commit = broken
 
         def write(session: Session) -> str:
-            session.after_commit(RunWishes())
+            session.after_commit(RunBulk())
             return add_group(session, "Licht")
 
         assert store.write_soon(write).result(PATIENCE_S) == "Licht"
@@ -196,14 +196,14 @@ class TestSharedCommits:
 
         def bad(session: Session) -> None:
             add_group(session, "schlecht")
-            session.after_commit(PokeClient(666))
+            session.after_commit(WakeClient(666))
             session.record(666, "note", "runnable")
             session.remember(cache, "bad", 1)
             assert session.recall(cache, "bad") == 1
             raise error
 
         def good(session: Session) -> str:
-            session.after_commit(PokeClient(1))
+            session.after_commit(WakeClient(1))
             session.remember(cache, "good", 1)
             assert session.recall(cache, "bad") is None
             return add_group(session, "gut")
@@ -214,7 +214,7 @@ class TestSharedCommits:
             futures = [store.write_soon(bad), store.write_soon(good), store.write_soon(bad)]
         assert [future.exception(PATIENCE_S) for future in futures] == [error, None, error]
         assert groups(store) == ["gut"]
-        assert (nudges, cache) == ([PokeClient(1)], {"good": 1})
+        assert (nudges, cache) == ([WakeClient(1)], {"good": 1})
 
     def test_a_broken_statement_fails_alone(self, store: Store) -> None:
         def twice(session: Session) -> None:

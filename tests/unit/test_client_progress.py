@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hqueue.client.progress import LONGEST_LINE_BYTES, Progress
+from hqueue.client.output import LONGEST_LINE_BYTES, Progress
 
 
 def read(*pieces: bytes, finish: bool = True) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ from hqueue.matching import (
     same_host,
     singles_of,
 )
-from hqueue.matching.units import Resource
+from hqueue.matching.resources import Resource
 
 NOTHING = Units({})
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hqueue.matching import ClientFacts, ClientView, Condition, FarmNames, Requirement, Standing, Units, explain
-from hqueue.matching.units import Resource
+from hqueue.matching.resources import Resource
 
 SIM = (Condition("group", "==", "sim"),)
 FULL = Requirement(cpus=4)

@@ -1,0 +1,319 @@
+"""What can be changed of jobs that are in the queue: priority, properties, the clients they may go to."""
+# ruff: noqa: N802 - methods have the names that they have on the wire
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue import jobspec, lifecycle
+from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
+from hqueue.lifecycle.requirements import read_requirement, requirement_id
+from hqueue.lifecycle.spreading import set_priority
+from hqueue.matching import Condition, conditions_as_dicts, conditions_from, singles_of
+from hqueue.rpc import arguments
+from hqueue.rpc.method import exposed
+from hqueue.schema import job, job_spec, requirement
+from hqueue.store import WakeScheduler, chunks
+from hqueue.views.farmview import FarmReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from hqueue.clock import Clock
+    from hqueue.jobspec import JobSpec
+    from hqueue.live import LiveFarm
+    from hqueue.store import Session, Store
+
+    _Columns = Mapping[str, tuple[str, Callable[[JobSpec], Any]]]
+
+_PROPERTIES_CHANGED: Final = "properties changed"
+
+
+class JobChanges:
+    """The methods that change jobs other than by an action."""
+
+    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
+        self._store = store
+        self._farm = FarmReader(live_farm, clock)
+        self._requirement_ids: dict[str, int] = {}  # of the requirement table, by digest
+
+    @exposed()
+    def setJobPriority(self, ids: Any, priority: Any) -> Future[bool]:
+        """Set the priority of jobs, and of everything unsettled below them; return True.
+
+        Unknown ids are skipped; a negative priority is 0. The jobs named change at once, what is below them in the
+        moments after.
+        Errors: InvalidSpecError for what is no priority, InvalidArgumentError for None.
+        Source: ours.
+        """
+        wanted = arguments.ids(ids, "ids")
+        if priority is None:
+            raise InvalidArgumentError("priority is None, but a whole number was expected")
+        value = jobspec.parse({"name": "-", "priority": priority}, max_depth=1).jobs[0].priority
+
+        def write(session: Session) -> bool:
+            _set_priority(session, wanted, value)
+            return True
+
+        return self._store.write_soon(write)
+
+    @exposed()
+    def setJobProperties(self, ids: Any, properties: Any) -> Future[bool]:
+        """Set properties of jobs, as a specification gives them; return True.
+
+        Shapes: properties is a dict; it may hold what a specification may, but for children, parents and stubs. A
+        command and an environment hold from the next attempt on; conditions of a root also for those descendants that
+        have none of their own; a priority for everything unsettled below too. Unknown ids are skipped.
+        Errors: InvalidSpecError, InvalidArgumentError; JobStateError where a job would get or lose its command.
+        Source: ours.
+        """
+        wanted = arguments.ids(ids, "ids")
+        if not isinstance(properties, dict):
+            shown = arguments.shown(properties)
+            raise InvalidArgumentError(f"properties is {shown}, but a dict of properties was expected")
+        for name in properties:
+            if name not in _CHANGEABLE:
+                raise InvalidArgumentError(
+                    f"properties: {arguments.shown(name)} cannot be set; these can: {', '.join(sorted(_CHANGEABLE))}",
+                )
+            if properties[name] is None and name in _CONDITIONS_NAMES:  # nobody opens a job to all clients unawares
+                raise InvalidArgumentError(
+                    f"properties.{name} is None, but conditions were expected; [] permits all clients",
+                )
+        spec = jobspec.parse({"name": "-", **properties}, max_depth=1).jobs[0]
+
+        def write(session: Session) -> bool:
+            for part in chunks(wanted):
+                self._set_properties(session, part, frozenset(properties), spec)
+            if "priority" in properties:
+                _set_priority(session, wanted, spec.priority)
+            return True
+
+        return self._store.write_soon(write)
+
+    @exposed()
+    def getPermittedClientsList(self, job_id: Any) -> list[str] | None:
+        """Return the labels of the clients that meet a job's conditions, None for an unknown job.
+
+        Shapes: `host`, `host:name`, and `host:` for the unnamed client of a host where not every client is permitted.
+        Without conditions: all clients.
+        Source: 17.
+        """
+        with self._store.reading() as connection:
+            text = connection.execute(_CONDITIONS, {"job": arguments.one_id(job_id, "job_id")}).scalar()
+            if text is None:
+                return None
+            views = [view.facts for view in self._farm.clients(connection)]
+        conditions = read_requirement(text).conditions
+        permitted = [view for view in views if all(condition.holds(view) for condition in conditions)]
+        kept = {view.id for view in permitted}
+        split = {view.hostname for view in views if view.id not in kept}
+        return [f"{view.hostname}:" if not view.name and view.hostname in split else view.label for view in permitted]
+
+    @exposed()
+    def savePermittedClientsList(self, job_id: Any, clients: Any) -> Future[bool]:
+        """Let a job run on these clients alone; return True.
+
+        It replaces the job's conditions; those of a root also for the descendants that have none of their own.
+        Shapes: `host` (any client there), `host:name`, `host:` (the unnamed one); [] permits everybody.
+        Errors: UnknownJobError; InvalidArgumentError for what is no list of names.
+        Source: 17.
+        """
+        key, conditions = arguments.one_id(job_id, "job_id"), _permitting(clients)
+
+        def write(session: Session) -> bool:
+            status = _status(session, key, job_id)
+            self._set_conditions(session, [key], conditions)
+            session.record(key, _PROPERTIES_CHANGED, status, "conditions")
+            session.after_commit(WakeScheduler())
+            return True
+
+        return self._store.write_soon(write)
+
+    @exposed()
+    def setShowBlockedClientsWarning(self, job_id: Any, state: Any) -> Future[bool]:
+        """Say whether people are to be warned of clients that are blocked for a job; return True.
+
+        Errors: UnknownJobError.
+        Source: 17.
+        """
+        key, value = arguments.one_id(job_id, "job_id"), arguments.flag(state, "state")
+
+        def write(session: Session) -> bool:
+            _status(session, key, job_id)
+            query = sa.update(job_spec).where(job_spec.c.job_id == key)
+            session.connection.execute(query.values(show_blocked_warning=value))
+            return True
+
+        return self._store.write_soon(write)
+
+    def _set_properties(self, session: Session, ids: Sequence[int], names: frozenset[str], spec: JobSpec) -> None:
+        query = sa.select(job.c.id, job.c.status, job.c.has_command).where(job.c.id.in_(ids)).order_by(job.c.id)
+        rows = session.connection.execute(query).all()
+        if "command" in names:
+            _refuse_other_kind(rows, spec)
+        found = [row.id for row in rows]
+        _set_columns(session, job.c.id, found, names, _JOB_COLUMNS, spec)
+        _set_columns(session, job_spec.c.job_id, found, names, _SPEC_COLUMNS, spec)
+        if "tags" in names:
+            lifecycle.count_in(session, found, lifecycle.is_counted(spec.tags))
+        if names & _HOOKS.keys():
+            self._set_hooks(session, found, names, spec)
+        if names & _CONDITIONS_NAMES:
+            self._set_conditions(session, found, conditions_from(spec.conditions or ()))
+        changes: dict[str, Any] = {}
+        for name in names & _REQUIRED.keys():
+            changes |= _REQUIRED[name](spec)
+        if changes:
+            self._replace(session, job.c.id.in_(found), changes)
+        told = ", ".join(sorted(names - {"priority"}))
+        if told:
+            for row in rows:
+                session.record(row.id, _PROPERTIES_CHANGED, row.status, told)
+        session.after_commit(WakeScheduler())
+
+    def _set_hooks(self, session: Session, ids: Sequence[int], names: frozenset[str], spec: JobSpec) -> None:
+        query = sa.select(job_spec.c.job_id, job_spec.c.hooks_json).where(job_spec.c.job_id.in_(ids))
+        for job_id, text in session.connection.execute(query).all():
+            hooks = json.loads(text) if text else {}
+            for name in names & _HOOKS.keys():
+                hooks[_HOOKS[name]] = getattr(spec, _HOOKS[name])
+            kept = {name: value for name, value in hooks.items() if value}
+            session.connection.execute(
+                sa.update(job_spec)
+                .where(job_spec.c.job_id == job_id)
+                .values(hooks_json=_dumps(kept) if kept else None),
+            )
+
+    def _set_conditions(self, session: Session, ids: Sequence[int], conditions: tuple[Condition, ...]) -> None:
+        """Give jobs conditions of their own, and what is below roots among them and has the root's."""
+        self._replace(session, job.c.id.in_(ids), {"conditions": conditions})
+        session.connection.execute(
+            sa.update(job_spec).where(job_spec.c.job_id.in_(ids)).values(inherits_conditions=False),
+        )
+        lifecycle.spread(session, lifecycle.Change.CONDITIONS, ids, conditions_as_dicts(conditions))
+
+    def _replace(self, session: Session, which: sa.ColumnElement[bool], changes: Mapping[str, Any]) -> None:
+        """Move jobs to requirements that differ from their own; a statement per different one, not per job."""
+        connection = session.connection
+        query = sa.select(requirement.c.id, requirement.c.spec_json).where(
+            requirement.c.id.in_(sa.select(job.c.requirement_id).where(which)),
+        )
+        for old_id, text in connection.execute(query).all():
+            old = read_requirement(text)
+            new = replace(old, **changes)
+            if new.min_hosts > new.max_hosts:
+                raise InvalidArgumentError(
+                    f"properties: minHosts would be {new.min_hosts} and maxHosts {new.max_hosts}; it must not be more",
+                )
+            if new != old:
+                new_id = requirement_id(session, new, self._requirement_ids)
+                connection.execute(
+                    sa.update(job).where(which, job.c.requirement_id == old_id).values(requirement_id=new_id),
+                )
+
+
+def _refuse_other_kind(rows: Sequence[Any], spec: JobSpec) -> None:
+    """Refuse to give a job its first command, or to take its command away: its status depends on having one."""
+    for row in rows:
+        if row.has_command != (spec.command is not None):
+            has = "a" if row.has_command else "no"
+            raise JobStateError(f"job {row.id} has {has} command, and that cannot be changed; submit another job")
+
+
+def _set_columns(
+    session: Session,
+    key: sa.Column[Any],
+    ids: Sequence[int],
+    names: frozenset[str],
+    columns: _Columns,
+    spec: JobSpec,
+) -> None:
+    """Set those columns of a table that hold what the names say."""
+    values = {column: make(spec) for name, (column, make) in columns.items() if name in names}
+    if values:
+        session.connection.execute(sa.update(key.table).where(key.in_(ids)).values(values))
+
+
+def _set_priority(session: Session, ids: Sequence[int], priority: int) -> None:
+    found: list[int] = []
+    for part in chunks(ids):
+        query = sa.select(job.c.id, job.c.status, job.c.priority).where(job.c.id.in_(part)).order_by(job.c.id)
+        rows = session.connection.execute(query).all()
+        set_priority(session, rows, priority)
+        found.extend(row.id for row in rows)
+    lifecycle.spread(session, lifecycle.Change.PRIORITY, found, priority)
+
+
+def _status(session: Session, job_id: int, given: Any) -> str:
+    status = session.connection.execute(sa.select(job.c.status).where(job.c.id == job_id)).scalar()
+    if status is None:
+        raise UnknownJobError(f"job_id is {arguments.shown(given)}, but there is no job with this id")
+    return str(status)
+
+
+def _permitting(clients: Any) -> tuple[Condition, ...]:
+    """Return the conditions that let clients in by their names."""
+    listed = [clients] if isinstance(clients, str) and clients else clients
+    if not isinstance(listed, (list, tuple)):
+        shown = arguments.shown(clients)
+        raise InvalidArgumentError(f"clients is {shown}, but a list of hostnames was expected")
+    names = [arguments.text(each, f"clients[{place}]").strip() for place, each in enumerate(listed)]
+    for place, name in enumerate(names):
+        # A whole name may hold a separator; where there are several, each would fall apart.
+        hostname, _, client = name.partition(":")
+        if not hostname.strip(" ,;") or ":" in client or (len(names) > 1 and ("," in name or ";" in name)):
+            raise InvalidArgumentError(
+                f"clients[{place}] is {arguments.shown(name)}, but a hostname, or hostname:name, was expected",
+            )
+    return (Condition("hostname:name", "in", ",".join(names)),) if names else ()
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+_CONDITIONS: Final = (
+    sa.select(requirement.c.spec_json)
+    .join(job, job.c.requirement_id == requirement.c.id)
+    .where(job.c.id == sa.bindparam("job"))
+)
+_JOB_COLUMNS: Final[_Columns] = {
+    "name": ("name", lambda spec: spec.name),
+    "triesLeft": ("tries_left", lambda spec: spec.tries),
+}
+_SPEC_COLUMNS: Final[_Columns] = {
+    "command": ("command_json", lambda spec: None if spec.command is None else _dumps(spec.command)),
+    "description": ("description", lambda spec: spec.description),
+    "emailReasons": ("email_reasons", lambda spec: ",".join(spec.email_reasons)),
+    "emailTo": ("email_to", lambda spec: ",".join(spec.email_to)),
+    "environment": ("environment_json", lambda spec: _dumps(dict(spec.environment))),
+    "maxTime": ("max_time_s", lambda spec: spec.max_time_s),
+    "shell": ("shell", lambda spec: spec.shell),
+    "submittedBy": ("submitted_by", lambda spec: spec.submitted_by or ""),
+    "tags": ("tags_json", lambda spec: _dumps(spec.tags)),
+    "triesLeft": ("tries", lambda spec: spec.tries),
+}
+_REQUIRED: Final[dict[str, Callable[[JobSpec], dict[str, Any]]]] = {
+    "command": lambda spec: {"platforms": tuple(sorted(spec.command)) if isinstance(spec.command, dict) else ()},
+    "cpus": lambda spec: {"cpus": spec.cpus},
+    "maxHosts": lambda spec: {"max_hosts": spec.max_hosts},
+    "minHosts": lambda spec: {"min_hosts": spec.min_hosts},
+    "resources": lambda spec: {"resources": tuple(sorted((spec.resources or {}).items()))},
+    "tags": lambda spec: {"singles": singles_of(spec.tags)},
+}
+_HOOKS: Final = {
+    "onCancel": "on_cancel",
+    "onChildError": "on_child_error",
+    "onError": "on_error",
+    "onSuccess": "on_success",
+}
+_CONDITIONS_NAMES: Final = frozenset({"conditions", "host", "hostgroup"})
+_CHANGEABLE: Final = frozenset(
+    {*_JOB_COLUMNS, *_SPEC_COLUMNS, *_REQUIRED, *_HOOKS, *_CONDITIONS_NAMES, "priority"},
+)

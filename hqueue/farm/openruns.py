@@ -1,0 +1,208 @@
+"""What output and end reports need to know of runs: read once, kept in memory while a run is open."""
+
+from __future__ import annotations
+
+import re
+import signal as signals
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from hqueue.farm.beats import Origin
+from hqueue.lifecycle import clients
+from hqueue.lifecycle.runs import EXITED, KILLED, Report, describe
+from hqueue.schema import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from hqueue.farm.beats import Piece
+    from hqueue.joblogs import JobLogs
+    from hqueue.lifecycle import Report
+    from hqueue.live import LiveClient, LiveFarm
+    from hqueue.store import Store
+
+
+NOWHERE: Final = Origin()
+
+
+@dataclass(slots=True)
+class KnownRun:
+    """A run that its client is at work on."""
+
+    run_id: int
+    job_id: int
+    client_id: int
+    origin: Origin = NOWHERE
+    assignment: dict[str, Any] | None = None  # as it was handed out; None after a restart of the server
+
+
+_BY_TOKEN: Final = sa.select(run.c.id, run.c.job_id, run.c.client_id).where(run.c.token == sa.bindparam("wanted"))
+
+
+class OpenRuns:
+    """The runs that clients are at work on, and what becomes of their output."""
+
+    def __init__(self, *, store: Store, live_farm: LiveFarm, logs: JobLogs) -> None:
+        self._store = store
+        self._live_farm = live_farm
+        self._logs = logs
+        self._runs: dict[str, KnownRun] = {}
+
+    def find(self, token: str) -> KnownRun | None:
+        """Return the run with this token, from the store where memory has none; None where nobody knows it."""
+        known = self._runs.get(token)
+        if known is None:
+            with self._store.reading() as connection:
+                row = connection.execute(_BY_TOKEN, {"wanted": token}).one_or_none()
+            if row is not None:
+                known = self._runs[token] = KnownRun(row.id, row.job_id, row.client_id)
+        return known
+
+    def remember(self, client_id: int, assignment: dict[str, Any]) -> None:
+        """Keep what was just handed out."""
+        known = KnownRun(assignment["runId"], assignment["jobId"], client_id, assignment=assignment)
+        self._runs[assignment["token"]] = known
+        self._live_farm.progress.pop(known.job_id, None)  # an earlier attempt's
+
+    def note_progress(self, token: str, progress: tuple[float, float] | None) -> None:
+        """Take what a running command says of its progress."""
+        known = self._runs.get(token)
+        if known is not None and progress is not None:
+            self._live_farm.report_progress(known.job_id, *progress)
+
+    def append(self, live: LiveClient, piece: Piece) -> int:
+        """Add a piece of output; return how many bytes there are now, -1 for a run that is not this client's."""
+        known = self.find(piece.token)
+        if known is None or known.client_id != live.id:
+            return -1
+        if piece.origin != NOWHERE:
+            known.origin = piece.origin
+        head = partial(self._head, known, live.label)
+        return self._logs.append(known.job_id, known.run_id, piece.offset, piece.data, head)
+
+    def accept(self, live: LiveClient, reports: Iterable[Report]) -> tuple[list[Report], list[dict[str, Any]]]:
+        """Return the reports whose output is complete and on disk, and what is missing of the others'."""
+        accepted: list[Report] = []
+        resend: list[dict[str, Any]] = []
+        for report in reports:
+            known = self.find(report.token)
+            if known is None or known.client_id != live.id:
+                accepted.append(report)  # of no use to anybody: acknowledged and dropped
+                continue
+            length = self._logs.length(known.job_id, known.run_id)
+            if length < report.output_bytes:
+                resend.append({"token": report.token, "length": length})
+                continue
+            if report.output_bytes:
+                self._logs.sync(known.job_id, known.run_id)
+            head = partial(self._head, known, live.label)
+            self._logs.finish(known.job_id, known.run_id, head, end_line(report))
+            accepted.append(report)
+        return accepted, resend
+
+    def drop(self, reports: Sequence[Report]) -> None:
+        """Forget runs whose end is stored."""
+        for report in reports:
+            known = self._runs.pop(report.token, None)
+            if known is not None:
+                self._live_farm.forget_progress(known.job_id)
+
+    def _head(self, known: KnownRun, label: str) -> str:
+        what = known.assignment
+        if what is None:
+            with self._store.reading() as connection:
+                what = clients.assignment(connection, known.run_id)
+        if what is None:
+            return f"job {known.job_id}, deleted\n"
+        return run_head(
+            job_id=known.job_id,
+            name=what["name"],
+            attempt=what["attempt"],
+            client=label,
+            pid=known.origin.pid,
+            shell=known.origin.shell,
+            folder=known.origin.folder,
+            remark=known.origin.remark,
+            environment=what["environment"],
+            command=what["command"],
+        )
+
+
+_SECRET: Final = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|APIKEY|API_KEY|PRIVATE|(^|_)KEY$", re.IGNORECASE)
+
+
+def run_head(
+    *,
+    job_id: int,
+    name: str,
+    attempt: int,
+    client: str,
+    pid: int | None,
+    shell: str,
+    folder: str,
+    remark: str,
+    environment: Mapping[str, str],
+    command: str,
+) -> str:
+    """Return the head of a run's log; what looks like a secret in the environment is masked."""
+    lines = [
+        f"job {job_id}, {name}",
+        f"attempt {attempt} on {client}" + (f", pid {pid}" if pid else ""),
+    ]
+    if shell or folder:
+        lines.append(", ".join(filter(None, (f"shell {shell}" if shell else "", f"folder {folder}" if folder else ""))))
+    if remark:
+        lines.append(remark)
+    lines += [f"{key}={'***' if _SECRET.search(key) else environment[key]}" for key in sorted(environment)]
+    lines.append(f"$ {command}")
+    return "\n".join(lines) + "\n"
+
+
+def end_line(report: Report) -> str:
+    """Return the last line of a run's log: `exit 3 after 4m12s, peak 31.2 GB`."""
+    text = f"{describe(report)}{_explained(report)} after {duration(report.seconds)}"
+    if report.peak_memory_kb:
+        text += f", peak {size(report.peak_memory_kb)}"
+    return text
+
+
+def _explained(report: Report) -> str:
+    """Say what a number means that people keep asking about."""
+    if report.outcome not in {EXITED, KILLED}:
+        return ""
+    number = report.signal
+    if number is None and report.exit_code is not None and 128 < report.exit_code < 193:
+        number = report.exit_code - 128  # how a shell passes on that its last command died of a signal
+    if number is None:
+        return ""
+    try:
+        name = signals.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if report.outcome == EXITED and name == "SIGKILL":
+        return f" ({name}: most often the machine ran out of memory)"
+    return f" ({name})"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: `0.4s`, `4m12s`, `3h05m`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def size(kilobytes: int) -> str:
+    """Return an amount of memory as people say it: `31.2 GB`."""
+    if kilobytes < 1024:
+        return f"{kilobytes} KB"
+    if kilobytes < 1024 * 1024:
+        return f"{kilobytes / 1024:.1f} MB"
+    return f"{kilobytes / 1024 / 1024:.1f} GB"

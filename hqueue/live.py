@@ -1,0 +1,132 @@
+"""What changes at every heartbeat, kept in memory: a heartbeat that brings no news touches no table.
+
+Everything here can be lost: a new process starts with an empty live_farm, and the clients fill it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hqueue.clock import Clock
+    from hqueue.matching import Hold
+
+# A check that comes later than this means that the server stood still, and so did every client's connection to it.
+_STALL_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class LiveClient:
+    """A client that has reported to this process."""
+
+    id: int
+    label: str
+    key: str
+    incarnation: int
+    number: int = 0  # of its latest heartbeat
+    seen_at_s: float = 0.0  # monotonic
+    last_heartbeat_at: int = 0  # ms since 1970
+    load: float = 0.0
+    idle_minutes: int = -1
+    free_memory_kb: int = 0
+    free_disk_kb: int = 0
+    condemned: str = ""
+    terminating: bool = False
+    news: int = 0  # grows whenever there may be something to tell the client
+    quiet: tuple[int, frozenset[tuple[str, str, int]]] | None = None  # `news` and listing that needed no answer
+    limits: dict[str, int] = field(default_factory=dict)  # maxTime in seconds of its runs, by token
+    parked: bool = False  # a heartbeat of it waits for the next tick; it need not be woken
+    ip: str = ""
+    port: int = 0
+    unsaved: bool = True  # load and last heartbeat are not in the store yet
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a running command says of its progress."""
+
+    numerator: float
+    denominator: float
+    unsaved: bool = True
+    passes_left: int = 0  # set: its run has ended
+
+
+@dataclass
+class LiveFarm:
+    """The clients that report, and the progress of what they run."""
+
+    clock: Clock
+    clients: dict[int, LiveClient] = field(default_factory=dict)
+    progress: dict[int, Progress] = field(default_factory=dict)  # by job id, for open runs
+    holds: dict[int, Hold] = field(default_factory=dict)  # by job id: what the latest tick kept for it
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _checked_at_s: float = 0.0
+
+    def enter(self, client: LiveClient) -> LiveClient:
+        """Add a client that has just registered, or replace what was known of it."""
+        client.seen_at_s = self.clock.monotonic()
+        with self._lock:
+            known = self.clients.get(client.id)
+            if known is not None:
+                client.news = known.news + 1
+            self.clients[client.id] = client
+        return client
+
+    def leave(self, client_id: int) -> None:
+        """Forget a client that was lost or is gone; its next heartbeat is told to register again."""
+        with self._lock:
+            self.clients.pop(client_id, None)
+
+    def tell(self, client_id: int) -> None:
+        """Note that there may be something to tell a client at its next heartbeat."""
+        with self._lock:
+            client = self.clients.get(client_id)
+            if client is not None:
+                client.news += 1
+
+    def watch(self, client_ids: Iterable[int]) -> None:
+        """Give clients that the store knows but that have not reported to this process a full period to do so."""
+        now = self.clock.monotonic()
+        with self._lock:
+            for client_id in client_ids:
+                if client_id not in self.clients:
+                    self.clients[client_id] = LiveClient(client_id, "", "", -1, seen_at_s=now, unsaved=False)
+
+    def overdue(self, timeout_s: float) -> list[LiveClient]:
+        """Return the clients that have not reported for too long, counting only time in which the server listened."""
+        now = self.clock.monotonic()
+        with self._lock:
+            if now - self._checked_at_s > _STALL_S:
+                # The first check, or one that comes late: everybody gets a full period again.
+                for client in self.clients.values():
+                    client.seen_at_s = now
+            self._checked_at_s = now
+            return [client for client in self.clients.values() if now - client.seen_at_s > timeout_s]
+
+    def report_progress(self, job_id: int, numerator: float, denominator: float) -> None:
+        """Note how far a job's command is."""
+        known = self.progress.get(job_id)
+        if known is None or (known.numerator, known.denominator) != (numerator, denominator):
+            self.progress[job_id] = Progress(numerator, denominator)
+
+    def forget_progress(self, job_id: int) -> None:
+        """Let a job go whose run has ended; its progress is in the store.
+
+        It goes with the second pass of maintenance from now: until then somebody may still read an older snapshot.
+        """
+        known = self.progress.get(job_id)
+        if known is not None:
+            known.unsaved = False
+            known.passes_left = 2
+
+    def sweep_progress(self) -> None:
+        """Drop what was let go some time ago; called by maintenance."""
+        for job_id, each in list(self.progress.items()):
+            if each.passes_left:
+                each.passes_left -= 1
+                if not each.passes_left:
+                    self.progress.pop(job_id, None)

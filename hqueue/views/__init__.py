@@ -1,0 +1,9 @@
+"""What callers are shown: read from the store, written nowhere.
+
+farmview          the farm as a plan sees it
+jobattributes     attributes of jobs
+jobxml            the same for many jobs, column by column
+rollups           what is told of everything below a job
+clientattributes  attributes of clients, and which clients a name means
+explaining        why jobs wait
+"""
