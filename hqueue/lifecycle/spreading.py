@@ -1,8 +1,8 @@
-"""Changes that go down a tree, a small part at a time: a priority, and conditions that descendants share.
+"""Changes that go down a tree in small steps: a priority, and conditions that descendants share.
 
-Each function does what is next below one job and returns the jobs below which to go on, and how far it got among this
-one's: None at the end. What it is told to set is the latest word when it is carried out, for actions are carried out in
-the order in which they came.
+Each function changes the next children of one job. It returns those of them that have children of their own, and the
+id of the last child it looked at: None when the job has no more. Bulk actions take turns in the order in which they
+came, so a value that is being spread is always newer than what it overwrites.
 """
 
 from __future__ import annotations

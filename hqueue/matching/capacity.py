@@ -1,7 +1,7 @@
 """Which clients have room for a requirement, the best ones first.
 
-A shared job goes where it leaves least idle CPU, one that wants its client to itself to the fastest idle one, and
-neither to one where it went wrong before while another has room.
+A job that shares a client goes to the client on which it leaves least idle CPU. One that wants a client to itself goes
+to the fastest idle client. A client on which the job went wrong before comes last.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ByIdleCpus:
                 changed[view.facts.id] = view
 
     def watch(self, client_ids: Iterable[int], changed: dict[int, ClientView]) -> None:
-        """Have the clients on which jobs are placed from now on entered somewhere, those of these that have room."""
+        """Enter those of the clients into `changed` that get jobs from now on and still have room."""
         for client_id in client_ids:
             self._watched.setdefault(client_id, []).append(changed)
 
@@ -68,12 +68,12 @@ class Room(Protocol):
         ...
 
     def put_back(self, view: ClientView) -> None:
-        """Take a client back that `best` returned, where no job has been placed on it."""
+        """Take back a client that `best` returned and that got no job."""
         ...
 
 
 class CommonRoom:
-    """For a requirement that many clients meet: looks along all of them, and soon finds one."""
+    """For a requirement that many clients meet: looking along all clients soon finds one that fits."""
 
     def __init__(self, wanted: Requirement, fitting: set[int], idle: ByIdleCpus, units: Units) -> None:
         self._wanted = wanted
@@ -90,11 +90,11 @@ class CommonRoom:
         return []
 
     def put_back(self, view: ClientView) -> None:
-        """Do nothing: it has not been taken from anywhere."""
+        """Do nothing: `best` takes no client out."""
 
 
 class OwnRoom:
-    """For a requirement that few clients meet, or one with an order of its own; a client without room is dropped."""
+    """For a requirement that few clients meet, or that orders clients its own way; clients without room are dropped."""
 
     def __init__(self, wanted: Requirement, clients: Iterable[ClientView], idle: ByIdleCpus, units: Units) -> None:
         self._wanted = wanted

@@ -1,9 +1,9 @@
-"""The queue's order, onto clients.
+"""Places the jobs of the queue on clients.
 
-Jobs are taken in order: priority, then the older root, then the older job. One that fits nowhere holds up nobody
-behind it, but one that has been first of its requirement for a while and needs more than any client has free gets
-clients held for it: those take only what comes before it, until they are empty enough. Holds are worked out anew each
-time, in order, so that they can neither leak nor lock each other out.
+Jobs are taken in order: priority, then the older root, then the older job. A job that fits nowhere holds up no job
+behind it. A job that needs more than any client has free, and has been the first of its requirement for a while, gets
+clients held for it: a held client takes only jobs that come before the holder, until the client is empty enough.
+Holds are worked out anew in each plan, in the queue's order, so that they neither leak nor lock each other out.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Candidate(NamedTuple):
 
 
 class Waiting(Protocol):
-    """The runnable jobs of each requirement, in order; read only as far as a plan gets."""
+    """The runnable jobs of each requirement, in the queue's order; read only as far as a plan needs them."""
 
     def after(self, requirement_id: int, seen: int, most: int) -> Sequence[Candidate]:
         """Return the next jobs after the first so many."""
@@ -58,7 +58,7 @@ class Waiting(Protocol):
 
 
 class RunTimes(Protocol):
-    """How long clients have been at what they run; asked for only where somebody needs a client emptier."""
+    """How long the runs of each client have lasted; asked for only where a job needs an emptier client."""
 
     def since(self) -> Mapping[int, Sequence[int]]:
         """Return when the open runs of each client were assigned, as milliseconds since 1970."""
@@ -70,7 +70,7 @@ class HeldFor:
     """The right of a job to have clients held."""
 
     job_id: int
-    known_at_ms: int  # what was assigned to a client after this is no measure of how soon it will be free
+    known_at_ms: int  # runs assigned after this moment do not tell how soon a client will be free
 
 
 class Placement(NamedTuple):
@@ -82,7 +82,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """What is kept for a job that waits for more than is free at once, from all that come after it."""
+    """The clients and resources kept for a job that waits for more than is free at once."""
 
     rank: tuple[int, int, int]  # of the job
     clients: tuple[int, ...]  # ids
@@ -91,16 +91,17 @@ class Hold:
 
 @dataclass(slots=True)
 class Plan:
-    """What goes where, and what is kept for whom."""
+    """The jobs placed, and what is kept for jobs that wait."""
 
     placements: list[Placement] = field(default_factory=list)
     holds: dict[int, Hold] = field(default_factory=dict)  # by job id
 
 
 def needs_more_than_a_gap(wanted: Requirement) -> bool:
-    """Tell whether jobs that need less, coming again and again, could keep one with this requirement waiting for ever.
+    """Tell whether a stream of smaller jobs could keep a job with this requirement waiting for ever.
 
-    One that needs the least there is of everything takes what becomes free when it is first in order.
+    A job that needs one CPU, one client and at most one unit of each resource needs no patience: whatever becomes
+    free first is enough for it.
     """
     return wanted.min_hosts > 1 or wanted.alone or wanted.cpus > 1 or any(amount > 1 for _, amount in wanted.resources)
 
@@ -118,7 +119,7 @@ def plan(
 ) -> Plan:
     """Place jobs on clients, in the queue's order, as many as there is room for.
 
-    `heads` has the first job of each requirement that has any; `holders`, by requirement, who may have clients held.
+    heads: the first runnable job of each requirement. holders: by requirement, the job that may have clients held.
     """
     return _Planner(requirements, clients, units, fits, waiting, holders, times).run(heads)
 
@@ -175,7 +176,7 @@ class _Planner:
         return queue
 
     def _take(self, key: int) -> tuple[ClientView, ...]:
-        """Place the next job with a requirement; return its clients, none where too few have room."""
+        """Place the next job of a requirement; return its clients, or none where too few clients have room."""
         wanted = self._requirements[key]
         if wanted.resources and self._units.lacking(wanted, ()):
             return ()  # whatever the client
@@ -193,9 +194,9 @@ class _Planner:
         return tuple(found)
 
     def _fill(self, key: int, clients: tuple[ClientView, ...], before: Candidate | None) -> None:
-        """Place jobs like the one just placed, as far as they come before another, where that one went.
+        """Place more jobs of the requirement just placed on the same client, as far as they come before `before`.
 
-        The client that a job leaves least idle is the one that the next job like it leaves least idle.
+        The client that one job leaves least idle is also the client that the next job like it leaves least idle.
         """
         wanted, view = self._requirements[key], clients[0]
         most = view.free_cpus // wanted.cpus
@@ -213,7 +214,7 @@ class _Planner:
             del self._free[view.facts.id]
 
     def _licensed(self, wanted: Requirement, room: Room) -> list[ClientView]:
-        """Return as many clients as there are resources for: first those that already hold what they need."""
+        """Return as many clients as there are resources for; clients that already hold the resources come first."""
         found = self._units.best_supplied(wanted, room.best(len(self._free)))
         able = wanted.max_hosts
         while able >= wanted.min_hosts and self._units.lacking(wanted, found[:able]):
@@ -232,7 +233,7 @@ class _Planner:
         return OwnRoom(wanted, few, self._idle, self._units)
 
     def _hold(self, head: Candidate) -> None:
-        """Keep clients for a job that found none, if it has the right to: all that it needs, or none."""
+        """Hold all the clients that a job needs, or none, where the job has the right to have clients held."""
         right = self._holders.get(head.requirement_id)
         if right is None or right.job_id != head.job_id:
             return
@@ -242,12 +243,12 @@ class _Planner:
         fitting = self._fits.fitting(head.requirement_id, wanted)
         doing = [view for view in self._open if view.id in fitting]
         if len(doing) < wanted.min_hosts:
-            return  # emptier clients would not help it
+            return  # emptier clients would not help
         able = [view for view in doing if not view.held and not self._units.lacking(wanted, (view,))]
         soonest = _Soonest(wanted, self._units, self._times.since(), right.known_at_ms)
         chosen = sorted(able, key=soonest.key)[: wanted.min_hosts]
         if len(chosen) < wanted.min_hosts or self._units.lacking(wanted, chosen):
-            # First what is counted: clients that stand empty for want of a licence are of no use to anybody.
+            # Resources are kept first: clients that stand empty for want of a licence are of no use to anybody.
             chosen = []
         for view in chosen:
             view.held = True
@@ -259,9 +260,9 @@ class _Planner:
 class _Soonest:
     """Orders clients by how soon they may have room.
 
-    What has run long is expected to run long: first come clients that have room already, then those whose oldest run
-    is the youngest. Runs that began after the moment at which the order was first made up come last, so that a client
-    that is held, and gets no new ones, stays the one that is held.
+    A run that has lasted long is expected to last long. So first come clients that have room already, then clients
+    whose oldest run is the youngest. Clients with a run that began after the first choice come last: a held client
+    gets no new runs, and so stays the choice.
     """
 
     def __init__(
@@ -288,7 +289,7 @@ class _Soonest:
 
 
 class _Queue:
-    """The jobs of a requirement behind its first, read in pages that grow."""
+    """The jobs of a requirement behind its first job, read in pages that grow."""
 
     def __init__(self, key: int, waiting: Waiting) -> None:
         self._key = key
@@ -304,7 +305,7 @@ class _Queue:
         return next(iter(self.take(1, None)), None)
 
     def take(self, most: int, before: Candidate | None) -> list[Candidate]:
-        """Return the next jobs, at most so many, as far as they come before another one."""
+        """Return at most `most` of the next jobs, as far as they come before the job `before`."""
         found: list[Candidate] = []
         while len(found) < most and self._place_in_page():
             end = min(self._place + most - len(found), len(self._page))
@@ -317,7 +318,7 @@ class _Queue:
         return found
 
     def _place_in_page(self) -> bool:
-        """Read the next page where this one is used up; tell whether there is anything left."""
+        """Read the next page where this page is used up; tell whether any job is left."""
         if self._place == len(self._page) and self._more:
             self._page = self._waiting.after(self._key, self._seen, self._size)
             self._more = len(self._page) == self._size

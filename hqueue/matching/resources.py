@@ -32,7 +32,7 @@ class Units:
         self._kept: dict[str, int] = {}  # for jobs that come before whatever is asked about
 
     def take(self, requirement: Requirement, client: ClientView, *, times: int = 1, first: bool = True) -> None:
-        """Note that jobs run on a client; with `first` False it is another client of a job that was noted."""
+        """Note that jobs run on a client; `first` is False for the further clients of jobs on several."""
         for name, amount in requirement.resources:
             kind = self._resources.get(name)
             if kind is None:
@@ -45,7 +45,7 @@ class Units:
                 client.units[name] = amount
 
     def keep_for(self, requirement: Requirement, clients: Sequence[ClientView]) -> tuple[tuple[str, int], ...]:
-        """Keep for a job what it will need, on these clients or on clients that hold nothing yet; return how much."""
+        """Keep what a job will need, on these clients or on clients that hold nothing yet; return the amounts."""
         others = 0 if clients else requirement.min_hosts
         amounts = []
         for name, amount in requirement.resources:
@@ -56,16 +56,16 @@ class Units:
         return tuple(amounts)
 
     def keep(self, amounts: Iterable[tuple[str, int]]) -> None:
-        """Keep so much for a job that comes before whatever is asked about."""
+        """Keep amounts for a job that comes before the jobs that are asked about."""
         for name, amount in amounts:
             self._kept[name] = self._kept.get(name, 0) + amount
 
     def keep_nothing(self) -> None:
-        """Let go what was kept."""
+        """Forget all that was kept."""
         self._kept.clear()
 
     def best_supplied(self, requirement: Requirement, clients: Iterable[ClientView]) -> list[ClientView]:
-        """Return clients, first those on which a job takes the fewest units more; as they came where it is the same."""
+        """Return the clients, fewest additional units first; equal clients keep their order."""
         known = [(name, amount, self._resources.get(name)) for name, amount in requirement.resources]
 
         def missing(client: ClientView) -> int:
@@ -74,7 +74,7 @@ class Units:
         return sorted(clients, key=missing)
 
     def lacking(self, requirement: Requirement, clients: Sequence[ClientView]) -> str:
-        """Return the first resource of which a job on these clients needs more than is left, "" where all is there."""
+        """Return the first resource of which too little is left for a job on these clients, else ""."""
         for name, amount in requirement.resources:
             kind = self._resources.get(name)
             if kind is None:
@@ -111,7 +111,7 @@ class Units:
 
 
 def _wanted(kind: Resource, name: str, amount: int, clients: Sequence[ClientView], others: int) -> int:
-    """Return how much more a job takes: once, or once for each client that does not hold it, and so many others."""
+    """Return how many more units a job takes: once, or per machine for each client that holds fewer and each other."""
     if not kind.per_machine:
         return amount
     return others * amount + sum(max(0, amount - client.units.get(name, 0)) for client in clients)

@@ -1,7 +1,7 @@
 """Why a job does not go on a client: checks in order, and the first that fails is the reason.
 
-A plan asks the same checks in two parts: what stays the same from tick to tick is asked once and kept (`FitTable`),
-what changes while jobs are placed is asked each time (`lacks_room`).
+A plan asks the same checks in two parts. The answers that stay the same from tick to tick are kept (`FitTable`); the
+answers that change while jobs are placed are asked for each time (`lacks_room`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Obstacle:
     """What keeps a job from a client."""
 
     reason: str  # for people, the same for clients that lack the same
-    place: int  # of its check in the order; the last ones are passed by clients that are only busy
+    place: int  # of its check in the order; a client that is only busy passes all but the last checks
 
 
 @dataclass(frozen=True, slots=True)
 class Check(Generic[_Seen]):
-    """One reason why a job does not go on a client: whether it holds, and how it is said.
+    """One reason why a job does not go on a client: whether the reason holds, and its words.
 
-    It is said only where somebody asks: a plan asks whether it holds, and no more.
+    A plan asks only whether a reason holds; the words are made for `explainJob`.
     """
 
     name: str
@@ -167,7 +167,7 @@ class FitTable:
                 fitting.update(_would_do(wanted, changed))
 
     def keep(self, keys: Collection[int]) -> None:
-        """Forget the other requirements where there are too many."""
+        """Forget requirements that are not among the keys, where too many are kept."""
         if len(self._by_key) > max(self._MOST, 2 * len(keys)):
             self._by_key = {key: self._by_key[key] for key in keys if key in self._by_key}
             used = {id(fitting) for fitting in self._by_key.values()}
