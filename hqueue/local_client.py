@@ -7,12 +7,16 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Final
 
+from hqueue.service import Loop
+
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
     from pathlib import Path
+
+    from hqueue.service import OnDeath
 
 log = logging.getLogger(__name__)
 
@@ -26,26 +30,22 @@ class LocalClient:
     It outlives a server that is killed, as every client does, and a later one finds it at work.
     """
 
-    def __init__(self, server_url: str, state_dir: Path) -> None:
+    def __init__(self, server_url: str, state_dir: Path, on_death: OnDeath) -> None:
         command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", server_url, "--state-dir", str(state_dir)]
         self._process = _start(command + _port_options())
-        self._stopping = False
-        self._watcher = threading.Thread(target=self._watch, name="local_client", daemon=True)
+        self._watcher = Loop("local_client", self._watch, on_death, interrupt=self._process.terminate)
         self._watcher.start()
 
     def stop(self) -> None:
         """End it in order; the commands that it watches over go on."""
-        self._stopping = True
-        self._process.terminate()
-        self._watcher.join(_STOP_S)
-        if self._watcher.is_alive():
+        if not self._watcher.stop(_STOP_S):
             log.warning("the client on this machine does not stop; it is killed, what it runs goes on")
             self._process.kill()
-            self._watcher.join()
+            self._watcher.stop()
 
-    def _watch(self) -> None:
+    def _watch(self, stopping: threading.Event) -> None:
         code = self._process.wait()
-        if code and not self._stopping:
+        if code and not stopping.is_set():
             log.error(
                 "the client on this machine has ended (exit code %d, it said why); the farm has to do without", code
             )

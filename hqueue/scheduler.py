@@ -71,13 +71,25 @@ class Scheduler:
         self._fits = FitTable()
         self._firsts = _Firsts(int(config.hold_after_s * 1000))
         self._waiting: list[Future[None]] = []
+        self._released = False
         self._mutex = threading.Lock()
         self._supervised_at_s: float | None = None
 
     def await_tick(self, done: Future[None]) -> None:
         """Resolve a future after the next tick that begins from now on."""
         with self._mutex:
-            self._waiting.append(done)
+            if not self._released:
+                self._waiting.append(done)
+                return
+        done.set_result(None)
+
+    def release(self) -> None:
+        """Let nobody wait for a tick any more, now and from now on: there may be none."""
+        with self._mutex:
+            self._released = True
+            waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.set_result(None)
 
     def tick(self) -> TickCounts:
         """Do everything that is due, and answer those who wait for it.

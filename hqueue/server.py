@@ -38,7 +38,7 @@ from hqueue.rpc.http import Limits
 from hqueue.rpc.transport import FarmServer
 from hqueue.scheduler import INTERVAL_S, Scheduler
 from hqueue.schema import client
-from hqueue.service import PeriodicService
+from hqueue.service import Loop, PeriodicService
 from hqueue.store import AwaitTick, DeleteLogs, RunBulk, Store, WakeClient, WakeScheduler
 from hqueue.wakeups import Wakeups
 
@@ -74,13 +74,14 @@ class Server:
         self.store = Store(
             config.database_url,
             clock=clock,
+            on_death=self._died,
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
         )
         self.live_farm = LiveFarm(clock)
         self.logs = JobLogs(config.job_logs_dir, max_output_bytes=config.max_output_bytes)
         self.scheduler = Scheduler(self.store, self.live_farm, clock, config)
-        self._wakeups = Wakeups(self.live_farm, clock)
+        self._wakeups = Wakeups(self.live_farm, clock, self._died)
         self._ticker = self._service("scheduler", self._tick, clock, INTERVAL_S)
         self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
         self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
@@ -94,6 +95,7 @@ class Server:
             logs=self.logs,
             config=config,
             clock=clock,
+            on_death=self._died,
         )
         self.table = self._method_table(clock)
         self._transport: FarmServer | None = None
@@ -116,7 +118,8 @@ class Server:
             self.store.open()
             opened.callback(self.store.close)
             opened.callback(self.logs.close)
-            opened.callback(self._farm.close)
+            self._farm.start()
+            opened.callback(self._farm.stop)
             with self.store.writing() as session:
                 for sentence in lifecycle.repair(session):
                     log.error("mended: %s", sentence)
@@ -124,16 +127,16 @@ class Server:
             self._transport = self._listen()
             opened.callback(self._transport.server_close)
             self.store.on_commit = self._carry_out
-            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints):
+            serve, shutdown = self._transport.serve_forever, self._transport.shutdown
+            loop = Loop("transport", lambda _: serve(), self._died, interrupt=shutdown)
+            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints, self._wakeups, loop):
                 service.start()
                 opened.callback(service.stop)
-            self._wakeups.start()
-            opened.callback(self._wakeups.stop)
-            loop = threading.Thread(target=self._serve, name="transport", daemon=True)
-            loop.start()
-            opened.callback(loop.join)
-            opened.callback(self._transport.shutdown)
             self._opened = opened.pop_all()
+
+    def start_client(self) -> None:
+        """Start a client on this machine, which stops with the server."""
+        self._opened.callback(LocalClient(self.url, self._config.folder / "client", self._died).stop)
 
     def stop(self) -> None:
         """Stop in the reverse order of the start; may be called twice."""
@@ -144,14 +147,10 @@ class Server:
         """Ask `wait` to return; safe in a signal handler."""
         self._stopping.set()
 
-    def wait(self) -> None:
-        """Wait until somebody asks for the end, or a service dies.
-
-        Errors: what the service died of.
-        """
+    def wait(self) -> BaseException | None:
+        """Wait until somebody asks for the end, or a service dies; return what it died of."""
         self._clock.wait(self._stopping, None)
-        if self._failure is not None:
-            raise self._failure
+        return self._failure
 
     def _service(self, name: str, tick: Any, clock: Clock, interval_s: float | None) -> PeriodicService:
         return PeriodicService(name, tick, clock, self._died, interval_s=interval_s)
@@ -234,18 +233,12 @@ class Server:
             self.logs.delete(self._gone.popleft())
         return None
 
-    def _serve(self) -> None:
-        assert self._transport is not None  # noqa: S101 - the thread is started after it
-        try:
-            self._transport.serve_forever()
-        except Exception as error:
-            log.exception("the transport died")
-            self._died(error)
-
     def _died(self, error: BaseException) -> None:
         """End the process in order: the init system restarts it, and `repair` heals."""
-        self._failure = error
+        if self._failure is None:  # what died first may be why others do
+            self._failure = error
         self._stopping.set()
+        self.scheduler.release()
 
 
 def run(config: ServerConfig, *, with_client: bool) -> int:
@@ -268,17 +261,15 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
         signal.signal(number, lambda *_: server.request_stop())
     sys.stdout.write(_ready_line(server, config))
     sys.stdout.flush()
-    local_client = LocalClient(server.url, config.folder / "client") if with_client else None
     try:
-        server.wait()
-    except Exception:
-        log.exception("the server stops: a service died")
-        return 1
+        if with_client:
+            server.start_client()
+        failure = server.wait()
+        if failure is not None:
+            log.critical("the server stops: a service died of %r", failure)
     finally:
-        if local_client is not None:
-            local_client.stop()
         server.stop()
-    return 0
+    return 0 if failure is None else 1
 
 
 def _ready_line(server: Server, config: ServerConfig) -> str:

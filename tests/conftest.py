@@ -113,7 +113,7 @@ class TestDatabase:
 
     def open_store(self, clock: FakeClock) -> Store:
         """Return the store, open and as if it had just been opened."""
-        if self._store is None or self._store._group_writer is None:
+        if self._store is None or not self._store.is_open:
             self._store = Store(self.url, clock=clock)
             self._store.open()
         self._store._clock = clock

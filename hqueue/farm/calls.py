@@ -7,7 +7,7 @@ incarnation and number, a report the run's token, a piece of output the token an
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +20,14 @@ from hqueue.lifecycle import clients
 from hqueue.live import LiveClient
 from hqueue.rpc.arguments import integer, one_id, text
 from hqueue.rpc.method import Where, exposed
+from hqueue.service import Consumer
 
 if TYPE_CHECKING:
     from hqueue.clock import Clock
     from hqueue.config import ServerConfig
     from hqueue.joblogs import JobLogs
     from hqueue.live import LiveFarm
+    from hqueue.service import OnDeath
     from hqueue.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,17 +46,18 @@ class FarmMethods:
         logs: JobLogs,
         config: ServerConfig,
         clock: Clock,
+        on_death: OnDeath,
     ) -> None:
         self._store = store
         self._live_farm = live_farm
         self._config = config
         self._clock = clock
         self._runs = OpenRuns(store=store, live_farm=live_farm, logs=logs)
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="heartbeat")
-
-    def close(self) -> None:
-        """Finish the heartbeats that are being worked on."""
-        self._pool.shutdown(wait=True)
+        self._pool: Consumer[Heartbeat] = Consumer(
+            "heartbeat", on_death, each=Heartbeat.go_on, fail=Heartbeat.fail, threads=2, finish=True
+        )
+        self.start = self._pool.start
+        self.stop = self._pool.stop
 
     @exposed(Where.FARM)
     def register(self, identity: dict[str, Any], *, peer: str) -> Future[dict[str, Any]]:
@@ -117,9 +120,9 @@ class FarmMethods:
             live_farm=self._live_farm,
             runs=self._runs,
             config=self._config,
-            soon=self._pool.submit,
+            soon=self._pool.put,
         )
-        self._pool.submit(heartbeat.take)
+        self._pool.put(heartbeat)
         return heartbeat.reply
 
     @exposed(Where.FARM)

@@ -47,13 +47,16 @@ class Farm:
         self.logs = JobLogs(folder / "logs", max_output_bytes=1 << 30)
         self.scheduler = Scheduler(store, self.live_farm, self.clock, self.config)
         store.on_commit = self._nudge
+        self.deaths = []
         self.methods = FarmMethods(
             store=store,
             live_farm=self.live_farm,
             logs=self.logs,
             config=self.config,
             clock=self.clock,
+            on_death=self.deaths.append,
         )
+        self.methods.start()
         self.table = MethodTable()
         self.table.add(self.methods, prefix="farm.")
         self.number = 0
@@ -116,7 +119,8 @@ def ended(token, **more):
 def farm(sqlite_store, tmp_path):
     farm = Farm(sqlite_store, tmp_path)
     yield farm
-    farm.methods.close()
+    farm.methods.stop()
+    assert farm.deaths == []
     farm.logs.close()
 
 
