@@ -209,7 +209,7 @@ class Consumer(Service, Generic[T]):
     each: takes one item at a time. An ordinary error is the affair of the item: it is logged, and the service goes on.
     group: takes items that have arrived from an iterator, at least one; what the handler leaves comes with the next
     group. Whatever it raises is the death of the service.
-    fail: is told, with an error for the caller, of every item that will not be handled to its end: StoreUnavailableError
+    fail: is told of every item that will not be handled to its end, with an error for the caller: StoreUnavailableError
     when the service does not run, OutcomeUnknownError when it died, InternalError when `each` raised. An item in the
     handler's hands may have been answered by then.
     finish: a stop waits until all that was put is handled; otherwise what has not been begun fails.

@@ -10,6 +10,7 @@ from hqueue.service import Consumer
 
 if TYPE_CHECKING:
     from hqueue.clock import Clock
+    from hqueue.errors import HQueueError
     from hqueue.live import LiveFarm
     from hqueue.service import OnDeath
 
@@ -31,13 +32,8 @@ class Wakeups:
         self._clock = clock
         self._waiting: set[int] = set()
         self._paused_until_s: dict[int, float] = {}
-        # What is still to be told at the end is left to the heartbeats.
         self._service: Consumer[int] = Consumer(
-            "wakeups",
-            on_death,
-            each=self._tell,
-            fail=lambda client_id, _: self._waiting.discard(client_id),
-            threads=_THREADS,
+            "wakeups", on_death, each=self._tell, fail=self._leave_to_heartbeats, threads=_THREADS
         )
         self.start = self._service.start
         self.stop = self._service.stop
@@ -56,6 +52,9 @@ class Wakeups:
         self._waiting.discard(client_id)
         if self._clock.monotonic() >= self._paused_until_s.get(client_id, 0.0):
             self._call(client_id)
+
+    def _leave_to_heartbeats(self, client_id: int, _error: HQueueError) -> None:
+        self._waiting.discard(client_id)
 
     def _call(self, client_id: int) -> None:
         live = self._live_farm.clients.get(client_id)
