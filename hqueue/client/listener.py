@@ -93,8 +93,11 @@ class Listener(SimpleXMLRPCServer):
         self.server_close()
 
     def _serve(self, stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            self.handle_request()
+        try:
+            while not stopping.is_set():
+                self.handle_request()
+        finally:
+            self.server_close()  # those who rang meanwhile must not wait
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note that a caller broke off, or worse; the next one is served all the same."""
