@@ -94,6 +94,7 @@ class Daemon:
         self._wake_writer.settimeout(0)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._sweeper.start()  # what the last daemon left may be swept at once
         self._build()
         # Ringing is possible from here on; whoever rings early is heard when the loop starts.
         self._listener.start()
@@ -163,7 +164,6 @@ class Daemon:
 
     def serve(self) -> int:
         """Work until stopped, refused or terminated; return the exit code."""
-        self._sweeper.start()
         self._link.start()
         try:
             self._open_runner(self._clock.monotonic())
