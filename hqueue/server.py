@@ -41,6 +41,7 @@ from hqueue.schema import client
 from hqueue.service import PeriodicService
 from hqueue.store import AwaitTick, DeleteLogs, RunBulk, Store, WakeClient, WakeScheduler
 from hqueue.wakeups import Wakeups
+from hqueue.wire.guard import Door, names_of_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,9 +186,20 @@ class Server:
             max_connections=config.max_connections,
             request_timeout_s=config.request_timeout_s,
         )
+        door = Door(
+            names=names_of_this_machine(),
+            allowed_hosts=config.allowed_hosts,
+            public_url=config.public_url,
+            ini="hqserver.ini",
+        )
         try:
             return FarmServer(
-                (config.host, config.port), self.table, clock=self._clock, limits=limits, get_page=pages.get
+                (config.host, config.port),
+                self.table,
+                clock=self._clock,
+                limits=limits,
+                get_page=pages.get,
+                door=door,
             )
         except OSError as error:
             raise ConfigError(

@@ -25,6 +25,7 @@ from hqueue.rpc import http
 
 if TYPE_CHECKING:
     from hqueue.rpc.http import Head, Limits
+    from hqueue.wire.guard import Door
 
 _SMALL_READ: Final = 64 * 1024
 _LARGE_READ: Final = 256 * 1024
@@ -42,6 +43,7 @@ class Host(Protocol):
     """The server, as its connections see it."""
 
     limits: Limits
+    door: Door
     now: float
     selector: BaseSelector
     unsent: int
@@ -249,7 +251,7 @@ class Connection:
         found = _EMPTY_LINE.search(inbox, 0, limit + 4)
         if found is not None and found.start() <= limit:
             self._block = inbox[: found.start()]
-            self._head = http.parse_head(self._block)
+            self._head = http.parse_head(self._block, self._host.door)
             return found.end()
         line, newline, _ = inbox.partition(b"\n")
         if newline or not inbox[:1].isalpha():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from hqueue.errors import LimitExceededError, MalformedRequestError
+from hqueue.wire import guard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,9 +87,10 @@ class Head:
     expects_continue: bool
 
 
-def parse_head(block: bytes) -> Head:
+def parse_head(block: bytes, door: guard.Door | None = None) -> Head:
     """Read a head: everything before the empty line.
 
+    door: what `guard` refuses is refused; without it, nothing is.
     Errors: RefusedError.
     """
     line, *field_lines = block.replace(b"\r\n", b"\n").split(b"\n")
@@ -100,6 +102,10 @@ def parse_head(block: bytes) -> Head:
     if expectation not in {b"", b"100-continue"}:
         raise RefusedError(417, "this server knows no expectation but 100-continue")
     coding = fields.get(b"content-encoding", b"").lower().decode("latin-1")
+    if door is not None:
+        refusal = guard.refusal(door, method, path, lambda name: fields.get(name.encode(), b"").decode("latin-1"))
+        if refusal:
+            raise RefusedError(403, refusal)
     return Head(
         method=method,
         path=path,

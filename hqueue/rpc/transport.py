@@ -24,6 +24,7 @@ from hqueue.rpc.dispatch import Method, MethodTable, Where
 from hqueue.rpc.handler import RequestHandler
 from hqueue.rpc.http import Limits
 from hqueue.rpc.method import Page
+from hqueue.wire.guard import Door
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,7 @@ class FarmServer(SimpleXMLRPCServer):
 
     table: the methods; `register_function` and `register_instance` add to it.
     get_page: answers GET and HEAD for a path (without its query), on a worker; without it they are 404.
+    door: the names under which browsers may reach it.
     Errors: OSError when the address cannot be listened on.
     """
 
@@ -61,10 +63,12 @@ class FarmServer(SimpleXMLRPCServer):
         clock: Clock,
         limits: Limits | None = None,
         get_page: Callable[[str], Page] | None = None,
+        door: Door | None = None,
     ) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.limits = limits or Limits()
+        self.door = door or Door()
         self.table = table
         self.unsent = 0
         self.now = clock.monotonic()
