@@ -33,6 +33,7 @@ from hqueue.farm.calls import FarmMethods
 from hqueue.joblogs import JobLogs
 from hqueue.live import LiveFarm
 from hqueue.local_client import LocalClient
+from hqueue.rpc import room
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.rpc.http import Limits
 from hqueue.rpc.transport import FarmServer
@@ -158,8 +159,8 @@ class Server:
         return PeriodicService(name, tick, clock, self._died, interval_s=interval_s)
 
     def _method_table(self, clock: Clock) -> MethodTable:
-        table = MethodTable(clock, local=self.store.is_local)
         store, live_farm, logs, config = self.store, self.live_farm, self.logs, self._config
+        table = MethodTable(clock, local=store.is_local, multicall_bytes=config.max_output_answer_bytes)
         table.add(Queue(store=store, config=config, clock=clock))
         jobs = Jobs(store=store, live_farm=live_farm, logs=logs, config=config, clock=clock)
         clients = Clients(store=store, live_farm=live_farm, config=config, clock=clock)
@@ -183,8 +184,11 @@ class Server:
             max_request_bytes=config.max_request_bytes,
             # A level of specification is a struct in an array; the rest is for what stands around and inside.
             max_depth=2 * config.max_spec_depth + 16,
-            max_connections=config.max_connections,
+            max_connections=self._connections(),
             request_timeout_s=config.request_timeout_s,
+            # One request of the largest size always finds room.
+            max_received_bytes=max(config.max_received_bytes, 2 * config.max_request_bytes),
+            max_unsent_bytes=config.max_unsent_bytes,
         )
         door = Door(
             names=names_of_this_machine(),
@@ -206,6 +210,19 @@ class Server:
                 f"cannot listen on {config.host} port {config.port}: {error.strerror or error}; "
                 "stop what uses it, or give another one (hqserver --port N)",
             ) from None
+
+    def _connections(self) -> int:
+        wanted, sessions = self._config.max_connections, self._config.pool_size + max(self._config.max_overflow, 0)
+        most, files = room.connections_within(wanted, sessions)
+        if most < wanted:
+            log.warning(
+                "this process may open %d files, so there are at most %d connections, not max_connections = %d; "
+                "LimitNOFILE of systemd and `ulimit -Hn` say how many",
+                files,
+                most,
+                wanted,
+            )
+        return most
 
     def _watch_clients(self) -> None:
         """Expect the clients that the store knows: one that never reports again is lost like any other."""
@@ -267,6 +284,7 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
     """
     for warning in config.warnings:
         log.warning("%s", warning)
+    room.raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.set_threshold(*_GC_THRESHOLDS)
     try:

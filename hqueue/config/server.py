@@ -92,6 +92,8 @@ class ServerConfig:
     max_spec_depth: int = setting("1000", Whole(1, 10_000))
     request_timeout_s: float = setting("60", Number(0.05, 3600, "seconds"))
     max_connections: int = setting("4096", Whole(8, 1_000_000))
+    max_received_bytes: int = setting("256 MiB", Size(256 * KIB, 1024 * GIB))
+    max_unsent_bytes: int = setting("512 MiB", Size(256 * KIB, 1024 * GIB))
 
     email_to: tuple[str, ...] = setting(
         "", Several("mail addresses separated by commas, such as farm@example.com", MAIL_ADDRESS)

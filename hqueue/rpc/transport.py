@@ -18,7 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from xmlrpc.server import SimpleXMLRPCServer
 
-from hqueue.rpc import http
+from hqueue.errors import ServerBusyError
+from hqueue.rpc import http, room
 from hqueue.rpc.connection import Connection
 from hqueue.rpc.dispatch import Method, MethodTable, Where
 from hqueue.rpc.handler import RequestHandler
@@ -71,6 +72,7 @@ class FarmServer(SimpleXMLRPCServer):
         self.door = door or Door()
         self.table = table
         self.unsent = 0
+        self.received = room.Budget(self.limits.max_received_bytes)
         self.now = clock.monotonic()
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._clock = clock
@@ -79,6 +81,7 @@ class FarmServer(SimpleXMLRPCServer):
         self._later: deque[Connection] = deque()
         self._no_room = False
         self._full = False
+        self._made_room_at = -1.0
         self._next_sweep = self.now
         self._handler = RequestHandler(table, self, get_page)
         self._state = threading.RLock()  # a signal handler may call shutdown() in the middle of anything
@@ -188,8 +191,21 @@ class FarmServer(SimpleXMLRPCServer):
             connection.close()
 
     def _complete(self, connection: Connection, pieces: list[bytes], keep: bool) -> None:
-        connection.answer(pieces, keep=keep)
+        self._answer(connection, pieces, keep)
         connection.advance()
+
+    def _answer(self, connection: Connection, pieces: list[bytes], keep: bool) -> None:
+        size = sum(map(len, pieces))
+        if size > room.SMALL_BYTES:
+            while self.unsent + size > self.limits.max_unsent_bytes:
+                slow = room.slowest_reader(self._connections, self.now)
+                if slow is None:
+                    error = ServerBusyError("too many large answers wait to be read; try again shortly")
+                    connection.answer_error(error, keep=keep)
+                    return
+                _log.warning("the answer to %s is not read, and dropped to make room for others", slow.peer)
+                slow.make_way()
+        connection.answer(pieces, keep=keep)
 
     def _sweep(self) -> None:
         for connection in [each for each in self._connections if each.deadline <= self.now]:
@@ -242,7 +258,11 @@ class FarmServer(SimpleXMLRPCServer):
 
     def _welcome(self, accepted: socket.socket, peer: str) -> None:
         limit = self.limits.max_connections
-        if len(self._connections) >= limit + _ACCEPTS_PER_TURN:
+        if len(self._connections) >= limit and self._made_room_at != self.now:
+            self._made_room_at = self.now
+            for idle in room.longest_idle(self._connections, self.now):
+                idle.close()
+        if len(self._connections) >= limit + room.REFUSED_AT_ONCE:
             accepted.close()
             return
         try:
@@ -278,6 +298,16 @@ class FarmServer(SimpleXMLRPCServer):
 
     # --- What connections ask for ---
 
+    def make_room(self, connection: Connection, size: int) -> bool:
+        """Refuse the requests that stand still, the slowest first, until there is room for so many bytes."""
+        while self.received.used + size > self.received.most:
+            slow = room.slowest_sender(self._connections - {connection}, self.now)
+            if slow is None:
+                return False
+            _log.warning("the request of %s stands still, and is refused to make room for others", slow.peer)
+            slow.make_way()
+        return True
+
     def go_on_later(self, connection: Connection) -> None:
         """Let the other connections have their turn before this one's next requests."""
         self._later.append(connection)
@@ -301,7 +331,7 @@ class FarmServer(SimpleXMLRPCServer):
     def post(self, connection: Connection, pieces: list[bytes], *, keep: bool) -> None:
         """Send an answer, from whichever thread has it."""
         if self.on_loop():
-            connection.answer(pieces, keep=keep)
+            self._answer(connection, pieces, keep)
         else:
             self._answers.append((connection, pieces, keep))
             self._wake()
