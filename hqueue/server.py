@@ -284,7 +284,7 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
     """
     for warning in config.warnings:
         log.warning("%s", warning)
-    room.raise_descriptor_limit()
+    files = room.raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
@@ -298,7 +298,7 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
         signal.signal(number, lambda *_: server.request_stop())
     sys.stdout.write(_ready_line(server, config))
     sys.stdout.flush()
-    local_client = LocalClient(server.url, config.folder / "client") if with_client else None
+    local_client = LocalClient(server.url, config.folder / "client", files) if with_client else None
     try:
         server.wait()
     except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import threading
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -107,11 +108,12 @@ def _first(connections: Iterable[_Caller]) -> _Caller | None:
     return min(connections, key=lambda each: each.moved_at, default=None)
 
 
-def raise_descriptor_limit() -> None:
-    """Let this process open as many files as the system allows it."""
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Let this process open as many files as the system allows it, and return what its limits were."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    with contextlib.suppress(ValueError, OSError):  # macOS allows fewer than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
 
 
 def connections_within(wanted: int, sessions: int) -> tuple[int, int]:
