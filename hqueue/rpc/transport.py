@@ -66,8 +66,7 @@ class FarmServer(SimpleXMLRPCServer):
         get_page: Callable[[str], Page] | None = None,
         door: Door | None = None,
     ) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
+        self.address_family = _family(*address)
         self.limits = limits or Limits()
         self.door = door or Door()
         self.table = table
@@ -96,6 +95,12 @@ class FarmServer(SimpleXMLRPCServer):
         self.socket.settimeout(0)
 
     # --- The library's contract ---
+
+    def server_bind(self) -> None:
+        """Take the address; `::` is every address, those of IPv4 too."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def serve_forever(self, poll_interval: float = _POLL_S) -> None:
         """Serve until `shutdown`; return at once if that came before."""
@@ -335,3 +340,9 @@ class FarmServer(SimpleXMLRPCServer):
         else:
             self._answers.append((connection, pieces, keep))
             self._wake()
+
+
+def _family(host: str, port: int) -> socket.AddressFamily:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    families = [each[0] for each in found]
+    return socket.AF_INET if socket.AF_INET in families else families[0]

@@ -203,6 +203,12 @@ def test_ipv6() -> None:
         pytest.skip(f"there is no IPv6 here: {error}")
     with serving(host="::1") as rig, rig.proxy() as proxy:
         assert proxy.whoami() == "::1"
+    with serving(host="::") as rig:
+        for address, peer in (("[::1]", "::1"), ("127.0.0.1", "127.0.0.1")):
+            with xmlrpc.client.ServerProxy(f"http://{address}:{rig.address[1]}") as proxy:
+                assert proxy.whoami() == peer
+    with serving(host="localhost") as rig, rig.proxy() as proxy:
+        assert proxy.whoami() in {"127.0.0.1", "::1"}
 
 
 # --- Pages ---
