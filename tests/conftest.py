@@ -2,8 +2,9 @@
 
 `store` is a real, migrated store: a SQLite file, and a database of its own on each of PostgreSQL and MariaDB that
 answers. Where they are is told by HQ_TEST_POSTGRESQL_URL and HQ_TEST_MYSQL_URL (the user needs the right to create
-databases); without them a server on this machine is tried. Tests of logic that no database has a say in are marked
-`databases("sqlite")`, and are three times as fast for it; or they ask for `sqlite_store`.
+databases); without them a server on this machine is tried. What needs one that does not answer is not collected, and
+the run says so in one line at its end. Tests of logic that no database has a say in are marked `databases("sqlite")`,
+and are three times as fast for it; or they ask for `sqlite_store`.
 
 HQ_TEST_STRICT=1 turns every skip into a failure, except one whose reason begins with
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 STRICT = os.environ.get("HQ_TEST_STRICT", "") not in {"", "0"}
 EXCUSES = ("another system: ", "not installable: ")
 BACKENDS = ("sqlite", "postgresql", "mysql")
+MISSING = pytest.StashKey[dict[str, str]]()  # why databases cannot be used, by their kind
+LEFT_OUT = pytest.StashKey[int]()  # how many tests that were
 SERVERS = {
     "postgresql": ("HQ_TEST_POSTGRESQL_URL", "postgresql+psycopg://root@127.0.0.1/postgres"),
     "mysql": ("HQ_TEST_MYSQL_URL", "mysql+pymysql://root@127.0.0.1/"),
@@ -74,12 +78,75 @@ def pytest_make_collect_report(
     return report
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    excused = [report for report in terminalreporter.stats.get("skipped", ()) if STRICT]
-    if excused:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    skipped = terminalreporter.stats.get("skipped", ())
+    if STRICT and skipped:
         terminalreporter.section("left out on this machine")
-        for report in excused:
+        for report in skipped:
             terminalreporter.line(f"{report.nodeid}: {skip_reason(report)}")
+    lines = [f"{count} skipped: {reason}" for reason, count in Counter(map(skip_reason, skipped)).items()]
+    if config.stash[LEFT_OUT]:
+        lines.append(
+            f"{config.stash[LEFT_OUT]} not collected for want of a database: "
+            f"{'; '.join(missing_databases(config).values())} (drivers: pip install '.[postgresql,mysql]')"
+        )
+    if lines and not STRICT:
+        terminalreporter.section("not run on this machine")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+def missing_databases(config: pytest.Config) -> dict[str, str]:
+    """Return why databases cannot be used here, by their kind."""
+    if MISSING in config.stash:
+        return config.stash[MISSING]
+    missing = config.stash[MISSING] = {}
+    for backend in SERVERS:
+        server = sa.make_url(_server_url(backend))
+        name = f"hqueue_test_{os.getpid()}_probe"
+        try:
+            _administer(server, f"CREATE DATABASE {name}", f"DROP DATABASE {name}")
+        except (sa.exc.OperationalError, ModuleNotFoundError) as error:
+            missing[backend] = _unreachable(backend, error)
+    return missing
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "databases(*names): the kinds of database a test is run on; without it, on each")
+    config.stash[LEFT_OUT] = 0
+    if hasattr(config, "workerinput"):
+        config.stash[MISSING] = config.workerinput["missing_databases"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    # All processes of a run have to collect the same tests: the first one looks, and tells the others.
+    node.workerinput["missing_databases"] = missing_databases(node.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("databases")
+        metafunc.parametrize("backend", mark.args if mark else BACKENDS, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if STRICT:
+        return  # there they are skipped one by one, and so fail
+    missing = missing_databases(config)
+    left_out = [item for item in items if hasattr(item, "callspec") and item.callspec.params.get("backend") in missing]
+    if left_out:
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
+        config.hook.pytest_deselected(items=left_out)
+    config.stash[LEFT_OUT] = len(left_out)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = len(left_out)
 
 
 class TestDatabase:
@@ -142,7 +209,7 @@ class Databases:
         self._numbers = 0
 
     def get(self, backend: str) -> TestDatabase:
-        """Return an empty database; skip the test when there is no such server."""
+        """Return an empty database over the network; skip the test when there is no such server."""
         if backend not in self._made:
             self._made[backend] = self._make(backend)
         found = self._made[backend]
@@ -192,7 +259,7 @@ def _server_url(backend: str) -> str:
 
 def _unreachable(backend: str, error: Exception) -> str:
     first_line = str(error).splitlines()[0]
-    return f"no {backend} answers; say where one is in {SERVERS[backend][0]}: {first_line}"
+    return f"no {backend} answers, say where one is in {SERVERS[backend][0]}: {first_line}"
 
 
 def _administer(server: sa.URL, *statements: str) -> None:
@@ -226,16 +293,6 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock(auto=True)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "databases(*names): the kinds of database a test is run on; without it, on each")
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "backend" in metafunc.fixturenames:
-        mark = metafunc.definition.get_closest_marker("databases")
-        metafunc.parametrize("backend", mark.args if mark else BACKENDS, indirect=True)
 
 
 @pytest.fixture
