@@ -16,6 +16,7 @@ which the run lists at its end.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections import Counter
@@ -149,15 +150,69 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.workeroutput["left_out"] = len(left_out)
 
 
-class TestDatabase:
-    """A database that tests use one after the other, each finding it as freshly migrated.
+class SharedStore:
+    """A store that tests use one after the other, each finding it as freshly opened.
 
-    The store on it stays open between them: to open one takes several times as long as most tests.
+    It stays open between them: to open one, and to compile its statements, takes several times as long as most tests.
     """
+
+    def __init__(self) -> None:
+        self._store: Store | None = None
+        self._attributes: frozenset[str] = frozenset()
+
+    def _open(self, url: str, clock: FakeClock) -> Store:
+        self._store = Store(url, clock=clock)
+        self._attributes = frozenset(vars(self._store))
+        self._store.open()
+        return self._store
+
+    def _renew(self, store: Store, clock: FakeClock) -> Store:
+        for name in vars(store).keys() - self._attributes:
+            delattr(store, name)  # what a test put in the place of a method
+        store._clock = clock
+        store._counters = type(store._counters)()
+        store.on_commit = lambda _: None
+        return store
+
+    def close_store(self) -> None:
+        """Let a test open a store of its own."""
+        if self._store is not None:
+            self._store.close()
+
+
+class SharedFile(SharedStore):
+    """A store in a SQLite file that each test finds as a copy of the migrated one."""
+
+    def __init__(self, migrated: Path, folder: Path) -> None:
+        super().__init__()
+        self._migrated = migrated
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._path = folder
+
+    def open_store(self, clock: FakeClock) -> Store:
+        """Return the store, open and as if it had just been opened."""
+        store = self._store
+        if store is None or store._group_writer is None or store._lock._held:  # closed, or left behind by a test
+            self._path = self._folder / f"größe-{next(self._numbers)}.db"
+            shutil.copy(self._migrated, self._path)
+            return self._open(f"sqlite:///{self._path}", clock)
+        with store._lock:
+            store._drop_writer()
+            store.engine.dispose()
+            for end in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+            shutil.copy(self._migrated, self._path)
+        return self._renew(store, clock)
+
+
+class TestDatabase(SharedStore):
+    """A database over the network that tests use one after the other, each finding it as freshly migrated."""
 
     __test__ = False
 
     def __init__(self, backend: str, url: str) -> None:
+        super().__init__()
         self.backend = backend
         self.url = url
         engine = database.create_engine(url, pool_size=1, max_overflow=0)
@@ -165,7 +220,6 @@ class TestDatabase:
         engine.dispose()
         # A test may have ended every connection of the database.
         self._engine = sa.create_engine(url, pool_pre_ping=True)
-        self._store: Store | None = None
         with self._engine.connect() as connection:
             self._resources = [row._asdict() for row in connection.execute(sa.select(resource))]
 
@@ -181,17 +235,8 @@ class TestDatabase:
     def open_store(self, clock: FakeClock) -> Store:
         """Return the store, open and as if it had just been opened."""
         if self._store is None or self._store._group_writer is None:
-            self._store = Store(self.url, clock=clock)
-            self._store.open()
-        self._store._clock = clock
-        self._store._counters = type(self._store._counters)()
-        self._store.on_commit = lambda _: None
-        return self._store
-
-    def close_store(self) -> None:
-        """Let a test open a store of its own."""
-        if self._store is not None:
-            self._store.close()
+            return self._open(self.url, clock)
+        return self._renew(self._store, clock)
 
     def close(self) -> None:
         """Let its connections go."""
@@ -290,6 +335,13 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def shared_file(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedFile]:
+    made = SharedFile(migrated_file, tmp_path_factory.mktemp("shared"))
+    yield made
+    made.close_store()
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock(auto=True)
@@ -323,35 +375,21 @@ def store_url(backend: str, databases: Databases, migrated_file: Path, tmp_path:
 def store(
     backend: str,
     databases: Databases,
-    migrated_file: Path,
-    tmp_path: Path,
+    shared_file: SharedFile,
     clock: FakeClock,
 ) -> Iterator[Store]:
     """Return an open store, on each database that is reachable; afterwards what it holds must make sense."""
-    if backend == "sqlite":
-        shutil.copy(migrated_file, tmp_path / "hqserver.db")
-        yield from _opened(f"sqlite:///{tmp_path}/hqserver.db", clock)
-        return
-    opened = databases.get(backend).open_store(clock)
+    opened = (shared_file if backend == "sqlite" else databases.get(backend)).open_store(clock)
     yield opened
     check_invariants(opened)
 
 
 @pytest.fixture
-def sqlite_store(migrated_file: Path, tmp_path: Path, clock: FakeClock) -> Iterator[Store]:
-    """Return an open store on SQLite alone."""
-    shutil.copy(migrated_file, tmp_path / "hqserver.db")
-    yield from _opened(f"sqlite:///{tmp_path}/hqserver.db", clock)
-
-
-def _opened(url: str, clock: FakeClock) -> Iterator[Store]:
-    opened = Store(url, clock=clock)
-    opened.open()
-    try:
-        yield opened
-        check_invariants(opened)
-    finally:
-        opened.close()
+def sqlite_store(shared_file: SharedFile, clock: FakeClock) -> Iterator[Store]:
+    """Return an open store on SQLite alone; afterwards what it holds must make sense."""
+    opened = shared_file.open_store(clock)
+    yield opened
+    check_invariants(opened)
 
 
 @pytest.fixture
