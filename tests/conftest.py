@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
 
 from hqueue import database
 from hqueue.schema import counter, metadata, resource
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STRICT = os.environ.get("HQ_TEST_STRICT", "") not in {"", "0"}
+# As many examples as a change can wait for, and as many as .ci/run takes. A busy machine is no failure.
+for _name, _examples in (("quick", 25), ("thorough", 100)):
+    settings.register_profile(
+        _name, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
 EXCUSES = ("another system: ", "not installable: ")
 BACKENDS = ("sqlite", "postgresql", "mysql")
 MISSING = pytest.StashKey[dict[str, str]]()  # why databases cannot be used, by their kind
