@@ -165,8 +165,8 @@ class Runner:
             self._being_killed.discard(ended.pid)
             if child is None:
                 continue  # somebody's orphan
-            child.returncode = ended.status  # waited for behind Popen's back
-            facts: Message = {"status": ended.status, "signal": ended.signal, "peak": ended.peak_kb}
+            child.returncode = ended.exit_code  # waited for behind Popen's back
+            facts: Message = {"exit_code": ended.exit_code, "signal": ended.signal, "peak": ended.peak_kb}
             facts["ended_at"] = self._clock.monotonic()
             self._journal.put(token, **facts)
             self._tell({"event": "ended", "token": token, **facts})
