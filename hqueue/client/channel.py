@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import socket
 
-PROTOCOL = 2
-UNDERSTOOD = (1, 2)  # a runner outlives the daemon's upgrade: 1 is that of version 0.1.0
+PROTOCOL = 1
 Message = dict[str, Any]
 
 

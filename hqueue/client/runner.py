@@ -166,7 +166,13 @@ class Runner:
             if child is None:
                 continue  # somebody's orphan
             child.returncode = ended.exit_code  # waited for behind Popen's back
-            facts: Message = {"exit_code": ended.exit_code, "signal": ended.signal, "peak": ended.peak_kb}
+            # `status` is for a daemon of version 0.1.0, which may come after this one.
+            facts: Message = {
+                "exit_code": ended.exit_code,
+                "status": ended.exit_code,
+                "signal": ended.signal,
+                "peak": ended.peak_kb,
+            }
             facts["ended_at"] = self._clock.monotonic()
             self._journal.put(token, **facts)
             self._tell({"event": "ended", "token": token, **facts})

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from hqueue.client import platforms
-from hqueue.client.channel import UNDERSTOOD, Channel, Message
+from hqueue.client.channel import PROTOCOL, Channel, Message
 from hqueue.client.environment import PACKAGE_ROOT
 from hqueue.client.journal import Journal
 from hqueue.client.runner import IDLE_S, JOURNAL_NAME, LOCK_NAME
@@ -159,7 +159,7 @@ class RunnerLink:
             if left <= 0 or not select.select([channel], [], [], left)[0]:
                 break
             messages = channel.receive()
-        if not messages or messages[0].get("event") != "hello" or messages[0].get("protocol") not in UNDERSTOOD:
+        if not messages or messages[0].get("event") != "hello" or messages[0].get("protocol") != PROTOCOL:
             channel.close()
             raise OSError("the runner gave no answer that this version understands")
         self.channel = channel
