@@ -14,6 +14,7 @@ from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavail
 from hqueue.farm.calls import FarmMethods
 from hqueue.joblogs import JobLogs, RunLog
 from hqueue.jobspec import parse
+from hqueue.lifecycle import troubles
 from hqueue.lifecycle.rows import load
 from hqueue.live import LiveFarm
 from hqueue.rpc.dispatch import MethodTable
@@ -60,6 +61,7 @@ class Farm:
         self.table = MethodTable()
         self.table.add(self.methods, prefix="farm.")
         self.number = 0
+        self.client_id = 1
 
     def _nudge(self, instructions):
         for each in instructions:
@@ -75,15 +77,16 @@ class Farm:
     def register(self, **changes):
         return self.call("register", {**IDENTITY, **changes})["clientId"]
 
-    def send(self, client_id=1, **body):
+    def send(self, client_id=None, **body):
         """Send a heartbeat and return what its answer will be in: a value or a future."""
         self.number += 1
         beat = {"load": 0.5, "idleTime": 3, "freeMemory": 1, "freeDisk": 1, "condemned": "", "terminating": False}
         return self.table.dispatch(
-            "farm.heartbeat", [client_id, "k1", 1, self.number, {**beat, "runs": [], "reports": [], **body}]
+            "farm.heartbeat",
+            [client_id or self.client_id, "k1", 1, self.number, {**beat, "runs": [], "reports": [], **body}],
         )
 
-    def beat(self, client_id=1, **body):
+    def beat(self, client_id=None, **body):
         answer = self.send(client_id, **body)
         if not hasattr(answer, "result"):
             return answer
@@ -124,6 +127,16 @@ def ended(token, **more):
 @pytest.fixture
 def farm(sqlite_store, tmp_path):
     farm = Farm(sqlite_store, tmp_path)
+    yield farm
+    farm.methods.close()
+    farm.logs.close()
+
+
+@pytest.fixture
+def client_everywhere(store, tmp_path):
+    """Return the same on each database that is reachable, with a client that has registered."""
+    farm = Farm(store, tmp_path)
+    farm.client_id = farm.register()
     yield farm
     farm.methods.close()
     farm.logs.close()
@@ -334,7 +347,8 @@ def test_malformed_calls(client, method, arguments, complaint):
         client.call(method, *arguments)
 
 
-def test_a_report_that_cannot_be_read_loses_its_run_and_nothing_else(client, caplog):
+def test_a_report_that_cannot_be_read_loses_its_run_and_nothing_else(client_everywhere, caplog):
+    client = client_everywhere
     client.submit(*({"name": f"n{i}", "command": "true"} for i in range(3)))
     bad, good, late = (each["token"] for each in client.assigned())
     client.beat(runs=[listed(bad), listed(good), listed(late)])
@@ -349,12 +363,13 @@ def test_a_report_that_cannot_be_read_loses_its_run_and_nothing_else(client, cap
     assert words in client.log(1)
     assert f"client schmiede-ß: {words}" in caplog.messages
     assert "client schmiede-ß: body.reports[2] has no token, which every one must have" in caplog.messages
-    told = client.call("report", 1, "k1", 1, [{"token": late, "outcome": "vanished"}])
+    told = client.call("report", client.client_id, "k1", 1, [{"token": late, "outcome": "vanished"}])
     assert told == {"acknowledged": [late], "resend": []}
     assert "outcome is 'vanished', but one of exited, killed, refused, lost was expected" in client.log(3)
 
 
-def test_exit_codes_of_windows(client):
+def test_exit_codes_of_windows(client_everywhere):
+    client = client_everywhere
     client.submit({"name": "stürzt ab", "command": "true"})
     (assignment,) = client.assigned()
     client.beat(
@@ -362,6 +377,28 @@ def test_exit_codes_of_windows(client):
     )
     assert client.status(1) == "failed"
     assert "exit 3221225477" in client.log(1)
+
+
+def test_a_heartbeat_with_a_report_that_cannot_be_stored(client_everywhere):
+    client = client_everywhere
+    client.submit(*({"name": f"n{i}", "command": "true"} for i in range(2)))
+    halted, good = (each["token"] for each in client.assigned())
+    client.beat(runs=[listed(halted), listed(good)])
+    with client.store.writing() as session:
+        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+    client.beat(runs=[listed(halted), listed(good)])
+    client.beat(runs=[listed(halted, "halted", wish=1), listed(good)])
+    assert client.status(1) == "paused"
+    refusal = ended(halted, outcome="refused", message="nein")  # nothing that can follow a confirmed halt
+    answer = client.beat(
+        runs=[listed(halted, "ended", wish=1), listed(good, "ended")], reports=[refusal, ended(good, exitCode=3)]
+    )
+    assert answer["acknowledged"] == [halted, good]
+    assert (client.status(1), client.status(2)) == ("paused", "failed")
+    assert client.live_farm.clients[client.client_id].unheard == ""
+    with client.store.reading() as connection:
+        told = troubles.recent(connection, client.clock.now().timestamp() * 1000, client_id=client.client_id)
+    assert "its client reported its end (refused), which the server could not store" in told[0].message
 
 
 def test_a_number_that_cannot_be_counts_as_not_given(client, caplog):
