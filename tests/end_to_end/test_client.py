@@ -154,7 +154,7 @@ class TestCommands:
         assert report.peak_memory_kb > 1000
         assert 0 < report.seconds < 10
         assert client.ready.startswith("hqclient ")
-        assert f":{farm.clients[0]['port']}," in client.ready
+        assert f":{farm.clients[0].port}," in client.ready
         assert (client.folder / "hqnode.port").read_text().strip() == str(farm.clients[0].port)
         assert (client.folder / "hqnode.pid").read_text().strip() == str(client.process.pid)
         assert "INFO Running job 1\n" in client.log()
@@ -292,7 +292,7 @@ class TestOutput:
         )
         farm.until(lambda: farm.text(token))
         farm.ring()
-        farm.until(lambda: farm.listed[token].get("progress") == [3, 9])
+        farm.until(lambda: farm.listed[token].progress == (3, 9))
         (tmp_path / "go").touch()
         assert farm.result(token).progress == (100, 100)
 
@@ -631,7 +631,7 @@ class TestLife:
         farm.until(lambda: {running, halted} <= farm.listed.keys())
         farm.wish(halted, "halt")
         farm.until(lambda: farm.state(halted) == "halted")
-        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0]['port']}") as proxy:
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0].port}") as proxy:
             assert proxy.ping() is True
             assert proxy.terminate() is True
         report = farm.result(halted)
@@ -643,7 +643,7 @@ class TestLife:
         assert farm.heartbeats[-1].runs == []
 
     def test_the_clients_own_methods_are_three(self, farm: Farm, client: Client) -> None:
-        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0]['port']}/") as proxy:
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0].port}/") as proxy:
             beats = len(farm.heartbeats)
             assert proxy.wakeup() is True
             farm.until(lambda: len(farm.heartbeats) > beats)
