@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from hqueue import lifecycle
 from hqueue.clock import Clock, to_ms
+from hqueue.config import client_label
 from hqueue.errors import StoreUnavailableError
 from hqueue.lifecycle import blocklist, reservations
 from hqueue.lifecycle.runs import Placement
@@ -374,7 +375,7 @@ def _lose(live: LiveClient, session: Session) -> None:
     query = sa.select(client.c.hostname, client.c.name, client.c.lost).where(client.c.id == live.id)
     row = session.connection.execute(query).one_or_none()
     if row is not None and not row.lost:
-        lifecycle.lose_client(session, live.id, f"{row.hostname}:{row.name}" if row.name else row.hostname)
+        lifecycle.lose_client(session, live.id, client_label(row.hostname, row.name))
 
 
 def _rescue(job_id: int, before_ms: int, max_rescues: int, session: Session) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from hqueue import __version__, wire
+from hqueue.config import client_label
 from hqueue.errors import InvalidArgumentError, UnknownClientError, UnsupportedError
 from hqueue.lifecycle import Cause, reservations
 from hqueue.lifecycle.clients import apply_to_current, forget
@@ -24,7 +25,6 @@ from hqueue.views.clientattributes import (
     DEFAULT_CLIENT_ATTRIBUTES,
     ClientNames,
     fetch_clients,
-    label_of,
 )
 from hqueue.views.farmview import FarmReader
 
@@ -255,11 +255,13 @@ class Clients:
             rows.extend(connection.execute(sa.select(*columns).where(client.c.id.in_(part), ~client.c.forgotten)))
         for row in rows:
             if not row.lost:
+                label = client_label(row.hostname, row.name)
                 raise InvalidArgumentError(
-                    f"ids: client {row.id} ({label_of(row)}) still reports; stop it, and remove it once it is lost",
+                    f"ids: client {row.id} ({label}) still reports; stop it, and remove it once it is lost",
                 )
         for row in rows:
-            cause = Cause(f"client {label_of(row)} was removed", max_rescues=self._config.max_rescues)
+            label = client_label(row.hostname, row.name)
+            cause = Cause(f"client {label} was removed", max_rescues=self._config.max_rescues)
             for held in open_runs(connection, row.id):
                 fence(session, held)
                 apply_to_current(session, held, JobEvent.RUN_LOST, cause)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hqueue import lifecycle
 from hqueue.api import statusnames
 from hqueue.clock import to_ms
+from hqueue.config import client_label
 from hqueue.errors import InvalidArgumentError
 from hqueue.joblogs import RunLog
 from hqueue.lifecycle import Action
@@ -18,7 +19,6 @@ from hqueue.rpc.method import exposed
 from hqueue.schema import client, job, run
 from hqueue.states import FINISHED, JobStatus
 from hqueue.views import jobxml
-from hqueue.views.clientattributes import label_of
 from hqueue.views.jobattributes import (
     DEFAULT_JOB_ATTRIBUTES,
     JOB_ATTRIBUTES,
@@ -277,8 +277,7 @@ class Jobs:
             if status is None:
                 return None
             rows = connection.execute(_RUN_LOGS, {"job": job_id}).all()
-        runs = [RunLog(row.id, f"attempt {row.attempt} on {label_of(row)}", open=row.closed_at is None) for row in rows]
-        return JobStatus(status), runs
+        return JobStatus(status), [RunLog(row.id, _attempt(row), open=row.closed_at is None) for row in rows]
 
 
 _BIGGEST_INT: Final = 2**31 - 1
@@ -309,12 +308,16 @@ def names_of(attribs: Any) -> list[str]:
     return arguments.attributes(attribs, DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES)
 
 
+def _attempt(row: Any) -> str:
+    return f"attempt {row.attempt} on {client_label(row.hostname, row.name)}"
+
+
 def _shown_run(row: Any) -> dict[str, Any]:
     return {
         "id": row.id,
         "attempt": row.attempt,
         "clientId": row.client_id,
-        "client": label_of(row),
+        "client": client_label(row.hostname, row.name),
         "assignedTime": optional_date(row.assigned_at),
         "startTime": optional_date(row.started_at),
         "endTime": optional_date(row.closed_at),

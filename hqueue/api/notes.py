@@ -11,13 +11,13 @@ import sqlalchemy as sa
 
 from hqueue import wire
 from hqueue.clock import from_ms
+from hqueue.config import client_label
 from hqueue.errors import HQueueError
 from hqueue.lifecycle import notes
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import client, note, note_thread
 from hqueue.store import chunks
-from hqueue.views.clientattributes import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,7 +196,7 @@ def _owner(row: Any) -> dict[str, Any]:
     return {
         "clientHostname": row.hostname,
         "clientId": row.client_id,
-        "clientLabel": None if row.hostname is None else label_of(row),
+        "clientLabel": None if row.hostname is None else client_label(row.hostname, row.name),
         "id": row.id,
         "jobId": row.job_id,
     }

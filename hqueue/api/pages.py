@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from hqueue import __version__
 from hqueue.clock import to_ms
+from hqueue.config import client_label
 from hqueue.errors import StoreUnavailableError
 from hqueue.rpc.method import Page
 from hqueue.schema import job, run
@@ -149,7 +150,7 @@ def _children(counts: Mapping[str, int]) -> str:
 
 
 def _clients(clients: Iterable[Mapping[str, Any]]) -> str:
-    return _list(f"{each['hostname']}:{each['name']}" if each["name"] else each["hostname"] for each in clients)
+    return _list(client_label(each["hostname"], each["name"]) for each in clients)
 
 
 def _command(command: str | Mapping[str, str]) -> str:

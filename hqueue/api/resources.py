@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import wire
+from hqueue.database import insert_row
 from hqueue.errors import DuplicateNameError, InvalidArgumentError, JobStateError, UnknownResourceError
 from hqueue.rpc import arguments
 from hqueue.rpc.arguments import shown
@@ -77,11 +78,8 @@ class Resources:
 
         def write(session: Session) -> int:
             _refuse_taken(session, wanted, "name")
-            result = session.connection.execute(sa.insert(resource).values(values))
-            key = result.inserted_primary_key
-            assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
             session.after_commit(WakeScheduler())
-            return int(key[0])
+            return insert_row(session.connection, resource, values)
 
         return self._store.write_soon(write)
 

@@ -31,6 +31,7 @@ from hqueue.client.runs import Runs
 from hqueue.client.statefolder import StateFolder
 from hqueue.client.workspace import Workspaces, remove_tree, sentence
 from hqueue.clock import Clock, SystemClock
+from hqueue.config import client_label
 from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Daemon:
     @property
     def label(self) -> str:
         """Return what the server calls this client."""
-        return ":".join(filter(None, (self._identity["hostname"], self._config.name)))
+        return client_label(self._identity["hostname"], self._config.name)
 
     def stop(self) -> None:
         """Ask `serve` to come to its end; what runs goes on under the runner. For other threads and signal handlers."""

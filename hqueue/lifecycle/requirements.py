@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from hqueue.database import insert_row
 from hqueue.matching import Requirement
 from hqueue.schema import job, requirement
 
@@ -30,10 +31,7 @@ def requirement_id(session: Session, wanted: Requirement, known: MutableMapping[
     if key is None:
         key = session.connection.execute(sa.select(requirement.c.id).where(requirement.c.digest == digest)).scalar()
         if key is None:
-            result = session.connection.execute(sa.insert(requirement).values(digest=digest, spec_json=text))
-            stored = result.inserted_primary_key
-            assert stored is not None  # noqa: S101 - every database gives the id of the row it has just stored
-            key = stored[0]
+            key = insert_row(session.connection, requirement, {"digest": digest, "spec_json": text})
         session.remember(known, digest, key)
     return int(key)
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from hqueue import __version__
 from hqueue.clock import from_ms
+from hqueue.config import client_label
 from hqueue.lifecycle.notes import NO_THREAD, LatestNote, latest_notes_of_clients
 from hqueue.matching import Standing, same_host
 from hqueue.schema import client, client_group_member, job, reservation, run
@@ -128,11 +129,6 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     )
 
 
-def label_of(row: Any) -> str:
-    """Return what people call a client: `hostname`, or `hostname:name`."""
-    return f"{row.hostname}:{row.name}" if row.name else str(row.hostname)
-
-
 def _plain(column: sa.Column[Any]) -> Attribute:
     name = column.name
     return Attribute((column,), lambda row, _batch: getattr(row, name))
@@ -212,7 +208,7 @@ CLIENT_ATTRIBUTES: Final[dict[str, Attribute]] = {
     "idleTime": _live("idle_minutes"),
     "installLocation": _machine("installLocation", ""),
     "ip": _plain(client.c.ip),
-    "label": Attribute(_LABEL, lambda row, _batch: label_of(row)),
+    "label": Attribute(_LABEL, lambda row, _batch: client_label(row.hostname, row.name)),
     "lastHeartbeat": Attribute((client.c.last_heartbeat_at,), _last_heartbeat),
     "latestNote": Attribute((), lambda row, batch: batch.notes.get(row.id, NO_THREAD).text),
     "load": _live("load", client.c.load),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.config import client_label
 from hqueue.matching import Explanation, explain
 from hqueue.schema import client, job, resource, run
 from hqueue.states import JobStatus
@@ -74,7 +75,7 @@ class Explainer:
         """The client of an earlier run that is not over yet, for those of the jobs that wait for its end."""
         waiting = [row.id for row in self._rows if row.status == JobStatus.RUNNABLE]
         found = (row for part in chunks(waiting) for row in self._connection.execute(_EARLIER_RUNS, {"jobs": part}))
-        return {row.open_job_id: f"{row.hostname}:{row.name}" if row.name else row.hostname for row in found}
+        return {row.open_job_id: client_label(row.hostname, row.name) for row in found}
 
     def waits_for(self, row: Any) -> str:
         """Return in a sentence what a job waits for, "" for one that does not wait."""
