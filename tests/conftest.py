@@ -118,6 +118,7 @@ class TestDatabase:
             self._store.open()
         self._store._clock = clock
         self._store._counters = type(self._store._counters)()
+        self._store._requirement_ids.clear()
         self._store.on_commit = lambda _: None
         return self._store
 

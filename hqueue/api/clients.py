@@ -26,16 +26,13 @@ from hqueue.views.clientattributes import (
     ClientNames,
     fetch_clients,
 )
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
-    from hqueue.config import ServerConfig
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 _LONGEST_HISTORY = 100_000
 
@@ -43,11 +40,11 @@ _LONGEST_HISTORY = 100_000
 class Clients:
     """The methods about clients."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, config: ServerConfig, clock: Clock) -> None:
-        self._store = store
-        self._live_farm = live_farm
-        self._config = config
-        self._farm = FarmReader(live_farm, clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._live_farm = context.live_farm
+        self._config = context.config
+        self._farm = context.farm
 
     @exposed()
     def getClients(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:

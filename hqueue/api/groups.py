@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 GROUP_ATTRIBUTES: Final = ("clients", "id", "name")
 _LONGEST_NAME: Final = 255
@@ -29,8 +30,8 @@ _LONGEST_NAME: Final = 255
 class Groups:
     """The methods about groups of clients."""
 
-    def __init__(self, *, store: Store) -> None:
-        self._store = store
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
 
     @exposed()
     def getClientGroups(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:

@@ -18,16 +18,14 @@ from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job, job_spec, requirement
 from hqueue.store import WakeScheduler, chunks
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
+    from hqueue.context import Context
     from hqueue.jobspec import JobSpec
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.store import Session
 
     _Columns = Mapping[str, tuple[str, Callable[[JobSpec], Any]]]
 
@@ -37,10 +35,9 @@ _PROPERTIES_CHANGED: Final = "properties changed"
 class JobChanges:
     """The methods that change jobs other than by an action."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
-        self._store = store
-        self._farm = FarmReader(live_farm, clock)
-        self._requirement_ids: dict[str, int] = {}  # of the requirement table, by digest
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._farm = context.farm
 
     @exposed()
     def setJobPriority(self, ids: Any, priority: Any) -> Future[bool]:
@@ -212,7 +209,7 @@ class JobChanges:
                     f"properties: minHosts would be {new.min_hosts} and maxHosts {new.max_hosts}; it must not be more",
                 )
             if new != old:
-                new_id = requirement_id(session, new, self._requirement_ids)
+                new_id = requirement_id(session, new)
                 connection.execute(
                     sa.update(job).where(which, job.c.requirement_id == old_id).values(requirement_id=new_id),
                 )

@@ -23,7 +23,6 @@ from hqueue.views.jobattributes import (
     DEFAULT_JOB_ATTRIBUTES,
     JOB_ATTRIBUTES,
     NARROW,
-    JobAttributes,
     optional_date,
 )
 
@@ -31,11 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
-    from hqueue.config import ServerConfig
-    from hqueue.joblogs import JobLogs
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 _MIB: Final = 1024 * 1024
 _MINUTE_MS: Final = 60_000
@@ -44,12 +40,12 @@ _MINUTE_MS: Final = 60_000
 class Jobs:
     """The methods that read jobs, and those that act on lists of them."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, logs: JobLogs, config: ServerConfig, clock: Clock) -> None:
-        self._store = store
-        self._logs = logs
-        self._config = config
-        self._clock = clock
-        self._attributes = JobAttributes(live_farm=live_farm, clock=clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._logs = context.logs
+        self._config = context.config
+        self._clock = context.clock
+        self._attributes = context.attributes
 
     @exposed(big=True)
     def getJobs(self, ids: Any, attribs: Any = None) -> list[dict[str, Any]]:

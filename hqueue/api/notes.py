@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ NOTE_ATTRIBUTES: Final = ("clientHostname", "clientId", "clientLabel", "date", "
 class Notes:
     """The methods about notes and threads."""
 
-    def __init__(self, *, store: Store) -> None:
-        self._store = store
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
 
     @exposed()
     def addNote(self, text: Any, thread_id: Any = None, job_id: Any = None, client_id: Any = None) -> Future[bool]:

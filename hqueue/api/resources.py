@@ -15,14 +15,12 @@ from hqueue.rpc.arguments import shown
 from hqueue.rpc.method import exposed
 from hqueue.schema import resource
 from hqueue.store import WakeScheduler
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 _LONGEST_NAME: Final = 255
 _BIGGEST: Final = 2**31 - 1
@@ -32,9 +30,9 @@ _PROPERTIES: Final = ("max", "name", "perMachine")
 class Resources:
     """The methods about resources."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
-        self._store = store
-        self._farm = FarmReader(live_farm, clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._farm = context.farm
 
     @exposed()
     def getResources(self, ids: Any = None) -> list[dict[str, Any]]:

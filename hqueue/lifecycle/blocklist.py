@@ -194,11 +194,10 @@ def _move(session: Session, root_id: int, blocked: tuple[int, ...], after: int) 
             sa.select(requirement.c.id, requirement.c.spec_json).where(requirement.c.id.in_(part))
         )
         texts.update((key, text) for key, text in found)
-    known: dict[str, int] = {}
     for key, job_ids in members.items():
         wanted = read_requirement(texts[key])
         if wanted.blocked != blocked:
-            right = requirement_id(session, replace(wanted, blocked=blocked), known)
+            right = requirement_id(session, replace(wanted, blocked=blocked))
             for some in chunks(job_ids):
                 connection.execute(sa.update(job).where(job.c.id.in_(some)).values(requirement_id=right))
     session.after_commit(WakeScheduler())

@@ -20,7 +20,7 @@ from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus, by_childre
 from hqueue.store import Session, WakeScheduler, chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, MutableMapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from hqueue.jobspec import JobSpec, SpecGraph
 
@@ -36,13 +36,11 @@ class _Submission:
         graph: SpecGraph,
         parent_id: int | None,
         child_ids: Sequence[int],
-        requirement_ids: MutableMapping[str, int],
     ) -> None:
         self._session = session
         self._connection = session.connection
         self._graph = graph
         self._jobs = graph.jobs
-        self._requirement_ids = requirement_ids
         self._requirements: dict[Requirement, int] = {}
         self._conditions_of: dict[int, tuple[Condition, ...]] = {}  # existing roots
         self._attached = Attachment(self._connection, graph, parent_id, child_ids)
@@ -146,7 +144,7 @@ class _Submission:
     def _requirement_id(self, wanted: Requirement) -> int:
         known = self._requirements.get(wanted)
         if known is None:
-            known = self._requirements[wanted] = requirement_id(self._session, wanted, self._requirement_ids)
+            known = self._requirements[wanted] = requirement_id(self._session, wanted)
         return known
 
     def _statuses(self) -> tuple[list[JobStatus], list[int], list[int]]:
@@ -303,16 +301,14 @@ _ADD_CHILDREN: Final = (
 def submit(
     session: Session,
     graph: SpecGraph,
-    requirement_ids: MutableMapping[str, int],
     parent_id: int | None = None,
     child_ids: Sequence[int] = (),
 ) -> list[int]:
     """Store the jobs of a graph and return their ids, in the graph's order.
 
-    `requirement_ids` is a cache of the requirement table, digest to id, kept for the store's lifetime.
     Errors: UnknownJobError, CyclicGraphError, JobStateError; nothing is stored then.
     """
-    return _Submission(session, graph, parent_id, child_ids, requirement_ids).run()
+    return _Submission(session, graph, parent_id, child_ids).run()
 
 
 def _requirement(spec: JobSpec, conditions: tuple[Condition, ...]) -> Requirement:

@@ -24,7 +24,6 @@ from hqueue.matching import conditions_as_dicts
 from hqueue.schema import client, event, job, job_edge, job_spec, requirement, reservation, run
 from hqueue.states import SETTLED, JobStatus
 from hqueue.views.explaining import Explainer
-from hqueue.views.farmview import FarmReader
 from hqueue.views.rollups import UNKNOWN_ETA, Rollups
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from hqueue.clock import Clock
-    from hqueue.live import LiveFarm
+    from hqueue.views.farmview import FarmReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +45,12 @@ class Attribute:
 class Batch:
     """The jobs of one call, and what other tables say of all of them together."""
 
-    def __init__(
-        self,
-        connection: sa.Connection,
-        live_farm: LiveFarm,
-        reader: FarmReader,
-        now_ms: int,
-        rows: Sequence[Any],
-    ) -> None:
+    def __init__(self, connection: sa.Connection, farm: FarmReader, now_ms: int, rows: Sequence[Any]) -> None:
         self._connection = connection
-        self._reader = reader
+        self._farm = farm
         self.rows = rows
         self.now_ms = now_ms
-        self.live_farm = live_farm
+        self.live_farm = farm.live_farm
 
     @cached_property
     def children(self) -> Mapping[int, list[int]]:
@@ -130,7 +122,7 @@ class Batch:
     @cached_property
     def explainer(self) -> Explainer:
         """Why those of the jobs that wait do so."""
-        return Explainer(self._connection, self._reader, self.live_farm, self.rows)
+        return Explainer(self._connection, self._farm, self.rows)
 
     def progress(self, row: Any) -> float:
         """Return how far a job's command is: what its client said last, else what is stored."""
@@ -152,10 +144,9 @@ class Batch:
 class JobAttributes:
     """Reads attributes of jobs."""
 
-    def __init__(self, *, live_farm: LiveFarm, clock: Clock) -> None:
-        self._live_farm = live_farm
+    def __init__(self, farm: FarmReader, clock: Clock) -> None:
+        self._farm = farm
         self._clock = clock
-        self._reader = FarmReader(live_farm, clock)
 
     def fetch(
         self,
@@ -176,7 +167,7 @@ class JobAttributes:
             rows = connection.execute(plan.one, {"id": job_ids[0]}).all()
         else:
             rows = connection.execute(plan.many, {"ids": job_ids}).all()
-        return Batch(connection, self._live_farm, self._reader, to_ms(self._clock.now()), rows)
+        return Batch(connection, self._farm, to_ms(self._clock.now()), rows)
 
 
 @dataclass(frozen=True, slots=True)

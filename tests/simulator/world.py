@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from hqueue import lifecycle
 from hqueue.api import jobchanges
 from hqueue.lifecycle import Action, Report, clients
-from hqueue.live import LiveClient
-from hqueue.scheduler import Scheduler
+from hqueue.live import LiveClient, LiveFarm
 from hqueue.schema import client, client_group, client_group_member, job, resource, run
+from hqueue.views.farmview import FarmReader
 from tests.storefarm import StoreFarm, settings
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class World:
         config = settings(
             hold_after_s=str(HOLD_AFTER_S), rescue_abandoned_minutes="1", max_client_failures=str(FAILURES)
         )
-        self.farm = StoreFarm(store, clock, config)
-        self.farm.scheduler = Scheduler(store, self.farm.live_farm, clock, config, BERLIN)
+        self.farm = StoreFarm(store, clock, config, FarmReader(LiveFarm(clock), clock, BERLIN))
         self.nodes: dict[int, Node] = {}
         self.jobs: dict[int, Kind] = {}
         self.maxima: dict[str, tuple[int, bool]] = {}
