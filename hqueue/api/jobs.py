@@ -19,11 +19,11 @@ from hqueue.rpc.method import exposed
 from hqueue.schema import client, job, run
 from hqueue.states import FINISHED, JobStatus
 from hqueue.views import jobxml
+from hqueue.views.attribute import optional_date
 from hqueue.views.jobattributes import (
     DEFAULT_JOB_ATTRIBUTES,
     JOB_ATTRIBUTES,
     NARROW,
-    optional_date,
 )
 
 if TYPE_CHECKING:
