@@ -5,6 +5,7 @@ What it keeps of clients and jobs is what the oracle judges the scheduler by; no
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -353,7 +354,7 @@ class World:
             ]
         )
         node.rules = self.chance.choice([[], [rule]])
-        self.change(node, rules_json=jobchanges._dumps(node.rules))
+        self.change(node, rules_json=json.dumps(node.rules))
 
     def happen_somebody_sits_down(self) -> None:
         """Change how long nobody has touched a machine."""
