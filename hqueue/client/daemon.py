@@ -31,7 +31,6 @@ from hqueue.client.runs import Runs
 from hqueue.client.statefolder import StateFolder
 from hqueue.client.workspace import Workspaces, remove_tree, sentence
 from hqueue.clock import Clock, SystemClock
-from hqueue.config import client_label
 from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class Daemon:
             self._runs,
             self._identity,
             machine.Load(path, cpus, self._clock),
-            lambda answer: environment.set_folders(answer["networkFolders"]),
+            lambda answer: environment.set_folders(answer.network_folders),
             random.Random(),  # noqa: S311 - spreads retries, guards nothing
         )
         self._link = ServerLink(
@@ -141,12 +140,12 @@ class Daemon:
     @property
     def address(self) -> str:
         """Return where this client answers."""
-        return f"http://{self._identity['hostname']}:{self._listener.port}"
+        return f"http://{self._identity.hostname}:{self._listener.port}"
 
     @property
     def label(self) -> str:
         """Return what the server calls this client."""
-        return client_label(self._identity["hostname"], self._config.name)
+        return self._identity.label
 
     def stop(self) -> None:
         """Ask `serve` to come to its end; what runs goes on under the runner. For other threads and signal handlers."""
