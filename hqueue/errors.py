@@ -133,6 +133,12 @@ class OutcomeUnknownError(HQueueError):
     code = 52
 
 
+class ServerBusyError(HQueueError):
+    """The server has no room for this at the moment; nothing was changed, try again shortly."""
+
+    code = 53
+
+
 class ConfigError(HQueueError):
     """The configuration cannot be used."""
 

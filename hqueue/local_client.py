@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -28,11 +30,15 @@ class LocalClient:
     """A client on the server's own machine.
 
     It outlives a server that is killed, as every client does, and a later one finds it at work.
+    files: the limits of open files that it, and so every command, is to have; the server has raised its own.
     """
 
-    def __init__(self, server_url: str, state_dir: Path, on_death: OnDeath) -> None:
+    def __init__(self, server_url: str, state_dir: Path, files: tuple[int, int], on_death: OnDeath) -> None:
         command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", server_url, "--state-dir", str(state_dir)]
         self._process = _start(command + _port_options())
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # ended already
+                resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, files)
         self._watcher = Loop("local_client", self._watch, on_death, interrupt=self._process.terminate)
         self._watcher.start()
 

@@ -101,13 +101,17 @@ class FairLock:
 class Session:
     """One open write transaction, with what is to follow its commit."""
 
-    def __init__(self, connection: sa.Connection, now_ms: int, counters: _Counters) -> None:
+    def __init__(
+        self, connection: sa.Connection, now_ms: int, counters: _Counters, requirement_ids: dict[str, int]
+    ) -> None:
         self.connection = connection
         self.now_ms = now_ms
+        self.requirement_ids = requirement_ids  # what is known of the requirement table: ids by digest
         self._counters = counters
         self._events: list[dict[str, Any]] = []
         self._instructions: dict[Instruction, None] = {}
         self._remembered: list[tuple[MutableMapping[Any, Any], Hashable, Any]] = []
+        self._depth = 0  # of savepoints
 
     def allocate(self, name: str, count: int = 1) -> int:
         """Take ids or sequence numbers and return the first; gaps appear where a transaction fails, repeats never."""
@@ -138,12 +142,14 @@ class Session:
     def savepoint(self) -> Iterator[None]:
         """Undo the block alone, rows and nudges, when it raises."""
         marks = len(self._events), dict(self._instructions), len(self._remembered)
-        self.connection.exec_driver_sql("SAVEPOINT part")
+        self._depth += 1
+        name = f"part{self._depth}"  # one of its own: MariaDB forgets an outer one of the same name
+        self.connection.exec_driver_sql(f"SAVEPOINT {name}")
         try:
             yield
         except BaseException as error:
             try:
-                self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+                self.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
             except sa.exc.DBAPIError:
                 # A full disk makes SQLite give up the whole transaction, with all that others wrote in it.
                 raise StoreUnavailableError from error
@@ -151,7 +157,9 @@ class Session:
             self._instructions = marks[1]
             del self._remembered[marks[2] :]
             raise
-        self.connection.exec_driver_sql("RELEASE SAVEPOINT part")
+        finally:
+            self._depth -= 1
+        self.connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
 
     def attempt(self, function: Callable[[], object]) -> Exception | None:
         """Do something that alone is undone when it raises; return the error.
@@ -231,6 +239,7 @@ class Store:
         self._lock = FairLock()
         self._server_lock = database.ServerLock(self.engine)
         self._counters = _Counters()
+        self._requirement_ids: dict[str, int] = {}
         self._writer: sa.Connection | None = None
         self._flusher = Flusher(database.sqlite_path(self.engine), on_death)
         self._groups = GroupCommit(partial(self.writing, durable=False), self._flusher.when_durable, clock, on_death)
@@ -282,7 +291,7 @@ class Store:
                 connection = self._writing_connection()
                 try:
                     with connection.begin():
-                        session = Session(connection, to_ms(self._clock.now()), self._counters)
+                        session = Session(connection, to_ms(self._clock.now()), self._counters, self._requirement_ids)
                         yield session
                         session.finish()
                 except (sa.exc.DBAPIError, StoreUnavailableError):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hqueue import wire
-from hqueue.errors import HQueueError, InternalError, LimitExceededError
+from hqueue.errors import HQueueError, InternalError
 from hqueue.rpc import http
 from hqueue.rpc.introspection import as_fault
 from hqueue.rpc.method import Method, Page, Where
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-_LARGE_ANSWER_BYTES: Final = 256 * 1024
 _METHOD_NAME: Final = re.compile(rb"<methodName>\s*([\w.]{1,60})\s*</methodName>")
 
 
@@ -34,7 +33,6 @@ class Host(Protocol):
 
     limits: Limits
     stopping: bool
-    unsent: int
 
     def on_loop(self) -> bool:
         """Tell whether this is the loop's own thread."""
@@ -107,7 +105,7 @@ class RequestHandler:
         if request.head.coding or len(body) > self._host.limits.loop_body_bytes:
             found = _METHOD_NAME.search(body, 0, 1024)
             workers = self._workers_for(self._table.get(found[1].decode()) if found else None)
-            request.task = partial(self._read_and_answer, request.head, body, peer, deliver)
+            request.task = partial(self._read_and_answer, request, body, deliver)
             workers.put(request)
             return
         try:
@@ -130,19 +128,16 @@ class RequestHandler:
     # --- What workers do ---
 
     def _read_and_answer(
-        self,
-        head: Head,
-        body: bytes | bytearray,
-        peer: str,
-        deliver: Callable[[list[bytes]], None],
+        self, request: _Request, body: bytes | bytearray, deliver: Callable[[list[bytes]], None]
     ) -> None:
+        take, limits = request.connection.share.take, self._host.limits
         try:
-            plain = http.decode_body(body, head.coding, self._host.limits.max_request_bytes)
-            name, params = wire.loads_request(plain, max_depth=self._host.limits.max_depth)
+            plain = http.decode_body(body, request.head.coding, limits.max_request_bytes, take)
+            name, params = wire.loads_request(plain, max_depth=limits.max_depth)
         except Exception as error:  # noqa: BLE001 - as above
             deliver(_fault(as_fault("reading a call", error)))
             return
-        self._table.answer(name, params, peer, deliver)
+        self._table.answer(name, params, request.connection.peer, deliver)
 
     def _answer_page(self, request: _Request, get_page: Callable[[str], Page]) -> None:
         try:
@@ -180,9 +175,6 @@ class RequestHandler:
         """Send an XML answer; called on whichever thread has it."""
         head = request.head
         size = sum(map(len, pieces))
-        if size > _LARGE_ANSWER_BYTES and self._host.unsent + size > self._host.limits.max_unsent_bytes:
-            pieces = _fault(LimitExceededError("too many large answers wait to be read; try again shortly"))
-            size = len(pieces[0])
         gzipped = head.accepts_gzip and size >= self._host.limits.gzip_min_bytes and not self._host.on_loop()
         if gzipped:
             pieces = http.gzip_pieces(pieces)

@@ -17,12 +17,12 @@ from hqueue.client.conversation import Call
 from hqueue.client.link import ServerLink
 from hqueue.client.listener import Listener
 from hqueue.clock import SystemClock
+from hqueue.context import make_context
 from hqueue.durability import Flusher
 from hqueue.errors import HQueueError, InternalError, OutcomeUnknownError, StoreUnavailableError
 from hqueue.farm.calls import FarmMethods
 from hqueue.farm.heartbeats import Heartbeat
 from hqueue.groupcommit import GroupCommit
-from hqueue.joblogs import JobLogs
 from hqueue.live import LiveClient, LiveFarm
 from hqueue.rpc.dispatch import Method, MethodTable, Where
 from hqueue.rpc.handler import RequestHandler
@@ -248,11 +248,8 @@ class Beating(Case):
     refused = None  # a heartbeat counts all the same
 
     def build(self, store: Store, folder: Path) -> Any:
-        clock = FakeClock()
-        self.logs = JobLogs(folder / "logs", max_output_bytes=1)
-        return FarmMethods(
-            store=store, live_farm=LiveFarm(clock), logs=self.logs, config=settings(), clock=clock, on_death=self.deaths
-        )
+        self.context = make_context(store, settings(job_logs_dir=str(folder / "logs")), FakeClock())
+        return FarmMethods(self.context, self.deaths)
 
     def do(self, step: Step) -> Future[Any]:
         beat = Beat(step)
@@ -266,6 +263,7 @@ class Beat(Heartbeat):
     def __init__(self, step: Step) -> None:
         self.reply = Future()
         self._number, self._config = 1, settings()
+        self._live = LiveClient(1, "schmiede-ß", "k", 1)
         self._step = step
         self._next_step = self.carry_out
 
@@ -379,7 +377,7 @@ def case(request: pytest.FixtureRequest, sqlite_store: Store, tmp_path: Path) ->
     if isinstance(made, Listening):
         made.callers.shutdown()
     if isinstance(made, Beating):
-        made.logs.close()
+        made.context.logs.close()
 
 
 def nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import resource
 import signal
 import sys
 import threading
@@ -42,6 +43,7 @@ def boom(*_: Any) -> Any:
 class SickHeartbeat(Heartbeat):
     def __init__(self) -> None:
         self.reply = Future()
+        self._live = LiveClient(1, "schmiede-ß", "k", 1)
         self._next_step = boom
 
 
@@ -130,6 +132,7 @@ def watcher(_sick: Server, _patch: Patch) -> None:
 class Process:
     """A client's process whose end cannot be waited for."""
 
+    pid = 0  # the test's own
     wait = staticmethod(boom)
     ended = False
 
@@ -147,11 +150,13 @@ ENDS = [
 def settings_of_the_process() -> Iterator[None]:
     """Put back what a server sets for its whole process."""
     switch, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     sys.setswitchinterval(switch)
     gc.set_threshold(*thresholds)
     gc.unfreeze()
+    resource.setrlimit(resource.RLIMIT_NOFILE, files)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
