@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from hqueue.errors import HQueueError, StoreUnavailableError
+from hqueue.folders import flush_folder
 from hqueue.service import Consumer
 
 if TYPE_CHECKING:
@@ -108,14 +108,3 @@ def _tell(flushed: Future[None], error: HQueueError | None) -> None:
 def _unavailable(error: OSError) -> StoreUnavailableError:
     log.error("the write-ahead log cannot be flushed: %s", error)
     return StoreUnavailableError("the server's disk does not take what was written; look into the server's log")
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut; Windows needs nothing of the kind."""
-    if sys.platform == "win32":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
