@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue import __version__, lifecycle, maintenance
+from hqueue import __version__, maintenance
 from hqueue.api.clients import Clients
 from hqueue.api.deprecated import Deprecated
 from hqueue.api.explaining import Explanations
@@ -31,6 +31,7 @@ from hqueue.errorlog import ErrorLog
 from hqueue.errors import ConfigError, HQueueError
 from hqueue.farm.calls import FarmMethods
 from hqueue.joblogs import JobLogs
+from hqueue.lifecycle.repair import repair
 from hqueue.live import LiveFarm
 from hqueue.local_client import LocalClient
 from hqueue.rpc.dispatch import MethodTable
@@ -74,6 +75,7 @@ class Server:
         self.store = Store(
             config.database_url,
             clock=clock,
+            policy=config.policy,
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
         )
@@ -118,7 +120,7 @@ class Server:
             opened.callback(self.logs.close)
             opened.callback(self._farm.close)
             with self.store.writing() as session:
-                for sentence in lifecycle.repair(session):
+                for sentence in repair(session):
                     log.error("mended: %s", sentence)
             self._watch_clients()
             self._transport = self._listen()

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from hqueue import database
 from hqueue.clock import Clock, to_ms
+from hqueue.config import Policy
 from hqueue.durability import Flusher
 from hqueue.errors import StoreUnavailableError
 from hqueue.schema import counter, event
@@ -101,9 +102,10 @@ class FairLock:
 class Session:
     """One open write transaction, with what is to follow its commit."""
 
-    def __init__(self, connection: sa.Connection, now_ms: int, counters: _Counters) -> None:
+    def __init__(self, connection: sa.Connection, now_ms: int, counters: _Counters, policy: Policy) -> None:
         self.connection = connection
         self.now_ms = now_ms
+        self.policy = policy
         self._counters = counters
         self._events: list[dict[str, Any]] = []
         self._instructions: dict[Instruction, None] = {}
@@ -195,6 +197,9 @@ _SAVE_COUNTER: Final = (
 )
 
 
+_DEFAULTS: Final = Policy()
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     function: Callable[[Session], Any]
@@ -218,7 +223,16 @@ class Store:
     `on_commit` is called after each commit with the nudges that were asked for, on the thread that committed.
     """
 
-    def __init__(self, url: str, *, clock: Clock, pool_size: int = 5, max_overflow: int = 10) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        policy: Policy = _DEFAULTS,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+    ) -> None:
+        self.policy = policy
         self.engine = database.create_engine(url, pool_size=pool_size, max_overflow=max_overflow)
         self.on_commit: Callable[[Sequence[Instruction]], None] = lambda _: None
         self._clock = clock
@@ -284,7 +298,7 @@ class Store:
                 connection = self._writing_connection()
                 try:
                     with connection.begin():
-                        session = Session(connection, to_ms(self._clock.now()), self._counters)
+                        session = Session(connection, to_ms(self._clock.now()), self._counters, self.policy)
                         yield session
                         session.finish()
                 except (sa.exc.DBAPIError, StoreUnavailableError):

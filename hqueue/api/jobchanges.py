@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue import jobspec, lifecycle
+from hqueue import jobspec
+from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
+from hqueue.lifecycle.bulk import spread
 from hqueue.lifecycle.requirements import read_requirement, requirement_id
-from hqueue.lifecycle.spreading import set_priority
+from hqueue.lifecycle.spreading import Change, set_priority
+from hqueue.lifecycle.status import count_in
+from hqueue.lifecycle.trees import is_counted
 from hqueue.matching import Condition, conditions_as_dicts, conditions_from, singles_of
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job, job_spec, requirement
-from hqueue.store import WakeScheduler, chunks
+from hqueue.store import WakeScheduler
 from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
@@ -88,8 +92,7 @@ class JobChanges:
         spec = jobspec.parse({"name": "-", **properties}, max_depth=1).jobs[0]
 
         def write(session: Session) -> bool:
-            for part in chunks(wanted):
-                self._set_properties(session, part, frozenset(properties), spec)
+            self._set_properties(session, wanted, frozenset(properties), spec)
             if "priority" in properties:
                 _set_priority(session, wanted, spec.priority)
             return True
@@ -153,15 +156,15 @@ class JobChanges:
         return self._store.write_soon(write)
 
     def _set_properties(self, session: Session, ids: Sequence[int], names: frozenset[str], spec: JobSpec) -> None:
-        query = sa.select(job.c.id, job.c.status, job.c.has_command).where(job.c.id.in_(ids)).order_by(job.c.id)
-        rows = session.connection.execute(query).all()
+        query = sa.select(job.c.id, job.c.status, job.c.has_command).where(_THESE).order_by(job.c.id)
+        rows = session.connection.execute(query, {"jobs": ids}).all()
         if "command" in names:
             _refuse_other_kind(rows, spec)
         found = [row.id for row in rows]
         _set_columns(session, job.c.id, found, names, _JOB_COLUMNS, spec)
         _set_columns(session, job_spec.c.job_id, found, names, _SPEC_COLUMNS, spec)
         if "tags" in names:
-            lifecycle.count_in(session, found, lifecycle.is_counted(spec.tags))
+            count_in(session, found, is_counted(spec.tags))
         if names & _HOOKS.keys():
             self._set_hooks(session, found, names, spec)
         if names & _CONDITIONS_NAMES:
@@ -170,7 +173,7 @@ class JobChanges:
         for name in names & _REQUIRED.keys():
             changes |= _REQUIRED[name](spec)
         if changes:
-            self._replace(session, job.c.id.in_(found), changes)
+            self._replace(session, found, changes)
         told = ", ".join(sorted(names - {"priority"}))
         if told:
             for row in rows:
@@ -178,33 +181,32 @@ class JobChanges:
         session.after_commit(WakeScheduler())
 
     def _set_hooks(self, session: Session, ids: Sequence[int], names: frozenset[str], spec: JobSpec) -> None:
-        query = sa.select(job_spec.c.job_id, job_spec.c.hooks_json).where(job_spec.c.job_id.in_(ids))
-        for job_id, text in session.connection.execute(query).all():
+        query = sa.select(job_spec.c.job_id, job_spec.c.hooks_json).where(_SPECS_OF_THESE)
+        rows: list[dict[str, Any]] = []
+        for job_id, text in session.connection.execute(query, {"jobs": ids}):
             hooks = json.loads(text) if text else {}
             for name in names & _HOOKS.keys():
                 hooks[_HOOKS[name]] = getattr(spec, _HOOKS[name])
             kept = {name: value for name, value in hooks.items() if value}
-            session.connection.execute(
-                sa.update(job_spec)
-                .where(job_spec.c.job_id == job_id)
-                .values(hooks_json=_dumps(kept) if kept else None),
-            )
+            rows.append({"key_id": job_id, "hooks": _dumps(kept) if kept else None})
+        if rows:
+            this = sa.update(job_spec).where(job_spec.c.job_id == sa.bindparam("key_id"))
+            session.connection.execute(this.values(hooks_json=sa.bindparam("hooks")), rows)
 
     def _set_conditions(self, session: Session, ids: Sequence[int], conditions: tuple[Condition, ...]) -> None:
         """Give jobs conditions of their own, and what is below roots among them and has the root's."""
-        self._replace(session, job.c.id.in_(ids), {"conditions": conditions})
-        session.connection.execute(
-            sa.update(job_spec).where(job_spec.c.job_id.in_(ids)).values(inherits_conditions=False),
-        )
-        lifecycle.spread(session, lifecycle.Change.CONDITIONS, ids, conditions_as_dicts(conditions))
+        self._replace(session, ids, {"conditions": conditions})
+        own = sa.update(job_spec).where(_SPECS_OF_THESE).values(inherits_conditions=False)
+        session.connection.execute(own, {"jobs": ids})
+        spread(session, Change.CONDITIONS, ids, conditions_as_dicts(conditions))
 
-    def _replace(self, session: Session, which: sa.ColumnElement[bool], changes: Mapping[str, Any]) -> None:
+    def _replace(self, session: Session, ids: Sequence[int], changes: Mapping[str, Any]) -> None:
         """Move jobs to requirements that differ from their own; a statement per different one, not per job."""
         connection = session.connection
         query = sa.select(requirement.c.id, requirement.c.spec_json).where(
-            requirement.c.id.in_(sa.select(job.c.requirement_id).where(which)),
+            requirement.c.id.in_(sa.select(job.c.requirement_id).where(_THESE)),
         )
-        for old_id, text in connection.execute(query).all():
+        for old_id, text in connection.execute(query, {"jobs": ids}).all():
             old = read_requirement(text)
             new = replace(old, **changes)
             if new.min_hosts > new.max_hosts:
@@ -213,9 +215,12 @@ class JobChanges:
                 )
             if new != old:
                 new_id = requirement_id(session, new, self._requirement_ids)
-                connection.execute(
-                    sa.update(job).where(which, job.c.requirement_id == old_id).values(requirement_id=new_id),
-                )
+                moved = sa.update(job).where(_THESE, job.c.requirement_id == old_id).values(requirement_id=new_id)
+                connection.execute(moved, {"jobs": ids})
+
+
+_THESE: Final = job.c.id.in_(listed("jobs"))
+_SPECS_OF_THESE: Final = job_spec.c.job_id.in_(listed("jobs"))
 
 
 def _refuse_other_kind(rows: Sequence[Any], spec: JobSpec) -> None:
@@ -237,17 +242,15 @@ def _set_columns(
     """Set those columns of a table that hold what the names say."""
     values = {column: make(spec) for name, (column, make) in columns.items() if name in names}
     if values:
-        session.connection.execute(sa.update(key.table).where(key.in_(ids)).values(values))
+        these = sa.update(key.table).where(key.in_(listed("jobs")))
+        session.connection.execute(these.values(values), {"jobs": ids})
 
 
 def _set_priority(session: Session, ids: Sequence[int], priority: int) -> None:
-    found: list[int] = []
-    for part in chunks(ids):
-        query = sa.select(job.c.id, job.c.status, job.c.priority).where(job.c.id.in_(part)).order_by(job.c.id)
-        rows = session.connection.execute(query).all()
-        set_priority(session, rows, priority)
-        found.extend(row.id for row in rows)
-    lifecycle.spread(session, lifecycle.Change.PRIORITY, found, priority)
+    query = sa.select(job.c.id, job.c.status, job.c.priority).where(_THESE).order_by(job.c.id)
+    rows = session.connection.execute(query, {"jobs": ids}).all()
+    set_priority(session, rows, priority)
+    spread(session, Change.PRIORITY, [row.id for row in rows], priority)
 
 
 def _status(session: Session, job_id: int, given: Any) -> str:

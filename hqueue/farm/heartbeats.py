@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hqueue.config import ServerConfig
     from hqueue.farm.beats import Beat
     from hqueue.farm.openruns import OpenRuns
-    from hqueue.lifecycle import Report
+    from hqueue.lifecycle.runs import Report
     from hqueue.live import LiveClient, LiveFarm
     from hqueue.store import Session, Store
 
@@ -75,8 +75,8 @@ class Heartbeat:
             live.parked = True
             session.after_commit(AwaitTick(self._tick))
             session.after_commit(WakeScheduler())
-        clients.take_reports(session, live.id, live.label, self._accepted, self._config.max_rescues)
-        clients.take_listing(session, live.id, live.label, self._listing(), self._config.max_rescues)
+        clients.take_reports(session, live.id, live.label, self._accepted)
+        clients.take_listing(session, live.id, live.label, self._listing())
         self._write_state(session)
 
     def _write_state(self, session: Session) -> None:

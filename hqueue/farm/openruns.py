@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from hqueue.farm.beats import Piece
     from hqueue.joblogs import JobLogs
-    from hqueue.lifecycle import Report
     from hqueue.live import LiveClient, LiveFarm
     from hqueue.store import Store
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from hqueue import lifecycle
 from hqueue.config import load_server_config
 from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavailableError, UnknownClientError
 from hqueue.farm.calls import FarmMethods
 from hqueue.joblogs import JobLogs, RunLog
 from hqueue.jobspec import parse
+from hqueue.lifecycle.bulk import Action, act
 from hqueue.lifecycle.rows import load
+from hqueue.lifecycle.submission import submit
 from hqueue.live import LiveFarm
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.scheduler import Scheduler
@@ -43,6 +44,7 @@ class Farm:
         self.store = store
         self.clock = FakeClock()
         self.config = load_server_config(overrides={"max_rescues": "1"}, environ={"HOME": str(folder)})
+        store.policy = self.config.policy
         self.live_farm = LiveFarm(self.clock)
         self.logs = JobLogs(folder / "logs", max_output_bytes=1 << 30)
         self.scheduler = Scheduler(store, self.live_farm, self.clock, self.config)
@@ -92,7 +94,7 @@ class Farm:
 
     def submit(self, *specs):
         with self.store.writing() as session:
-            return lifecycle.submit(session, parse(list(specs), max_depth=1000), {})
+            return submit(session, parse(list(specs), max_depth=1000), {})
 
     def status(self, job_id):
         with self.store.reading() as connection:
@@ -229,7 +231,7 @@ def test_a_wish_is_repeated_until_it_is_confirmed(client):
     token = assignment["token"]
     client.beat(runs=[listed(token)])
     with client.store.writing() as session:
-        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+        act(session, Action.PAUSE, [1])
     for _ in range(2):
         (wish,) = client.beat(runs=[listed(token)])["wishes"]
         assert (wish["wish"], wish["number"]) == ("halt", 1)
