@@ -187,6 +187,7 @@ class SharedStore:
         store._clock = clock
         store.policy = Policy()
         store._counters = type(store._counters)()
+        store._requirement_ids.clear()
         store.on_commit = lambda _: None
         return store
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import __version__, wire
+from hqueue.config import client_label
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, UnknownClientError, UnsupportedError
 from hqueue.lifecycle.clients import forget, give_up_runs
@@ -22,18 +23,14 @@ from hqueue.views.clientattributes import (
     DEFAULT_CLIENT_ATTRIBUTES,
     ClientNames,
     fetch_clients,
-    label_of,
 )
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
-    from hqueue.config import ServerConfig
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 _LONGEST_HISTORY = 100_000
 
@@ -44,11 +41,11 @@ _THESE: Final = listed("clients")
 class Clients:
     """The methods about clients."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, config: ServerConfig, clock: Clock) -> None:
-        self._store = store
-        self._live_farm = live_farm
-        self._config = config
-        self._farm = FarmReader(live_farm, clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._live_farm = context.live_farm
+        self._config = context.config
+        self._farm = context.farm
 
     @exposed()
     def getClients(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:
@@ -255,11 +252,13 @@ class Clients:
         rows = connection.execute(query, {"clients": client_ids}).all()
         for row in rows:
             if not row.lost:
+                label = client_label(row.hostname, row.name)
                 raise InvalidArgumentError(
-                    f"ids: client {row.id} ({label_of(row)}) still reports; stop it, and remove it once it is lost",
+                    f"ids: client {row.id} ({label}) still reports; stop it, and remove it once it is lost",
                 )
         for row in rows:
-            give_up_runs(session, row.id, f"client {label_of(row)} was removed")
+            label = client_label(row.hostname, row.name)
+            give_up_runs(session, row.id, f"client {label} was removed")
             forget(session, row.id)
         values = {"description": "", "rules_json": json.dumps([]), "disabled": False}
         for statement in (

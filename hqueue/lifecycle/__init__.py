@@ -4,6 +4,7 @@ rows          jobs as the lifecycle sees them, how they are read, and what their
 status        apply(): an event to rows, as `states` decides, upwards until nothing is left to change
 runrows       runs as the lifecycle sees them, how they are read, asked for something and given up
 links         the existing jobs that a submission names, and what must not be done with them
+properties    where the properties of a specification are stored
 submission    submit(): a graph of specifications becomes jobs
 runs          what is assigned to clients, and how it ends
 clients       what a client says, and what there is to tell it

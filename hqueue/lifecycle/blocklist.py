@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.config import client_label
 from hqueue.database import listed
 from hqueue.lifecycle import notes
 from hqueue.lifecycle.requirements import give, read_requirement
@@ -207,7 +208,7 @@ def _tell(session: Session, root_id: int, client_ids: list[int]) -> None:
     query = sa.select(client.c.hostname, client.c.name).where(these).order_by(client.c.id)
     most = session.policy.max_client_failures
     for hostname, name in session.connection.execute(query, {"clients": client_ids}).all():
-        label = f"{hostname}:{name}" if name else hostname
+        label = client_label(hostname, name)
         text = f"client {label} is blocked for this job and those below it: they failed there {most} times"
         session.record(root_id, "note", status, text)
         notes.add(session, text, job_id=root_id)

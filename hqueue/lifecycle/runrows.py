@@ -16,6 +16,8 @@ from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from hqueue.protocol import Asked
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -27,7 +29,7 @@ class RunRow:
     client_id: int
     attempt: int
     fenced: bool
-    wish: str
+    wish: Asked
     wish_number: int
     wish_confirmed: int
     wish_reason: str

@@ -178,7 +178,7 @@ class TestBlocked:
         fail(farm, bad, 3)
         tick(farm)
         assert started(farm, *frames) == []
-        farm = StoreFarm(store, clock, settings(max_client_failures="4"), farm.live_farm)
+        farm = StoreFarm(store, clock, settings(max_client_failures="4"), farm.reader)
         tick(farm)
         assert started(farm, *frames) == [frames[3]]
 

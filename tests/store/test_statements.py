@@ -6,6 +6,8 @@ An `executemany` counts as one: the driver is handed all rows together. Only chu
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -14,11 +16,15 @@ from hqueue.lifecycle import bulk, clients
 from hqueue.lifecycle.bulk import Action
 from hqueue.lifecycle.runs import Placement, Report, assign
 from hqueue.schema import job
+from hqueue.store import Store
+from tests.storefarm import StoreFarm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from tests.storefarm import Machine, StoreFarm
+    from tests.fakes import FakeClock
+    from tests.storefarm import Machine
 
 
 class Life:
@@ -68,7 +74,7 @@ class Life:
         machine.beat()
         for held in machine.held.values():
             held.state = state
-            held.wish = held.asked["number"] if held.asked else held.wish
+            held.wish = held.asked.number if held.asked else held.wish
         with self.counted(name), self.farm.store.writing() as session:
             clients.take_listing(session, machine.id, machine.label, machine.listing())
 
@@ -153,3 +159,14 @@ def test_statements_do_not_grow_with_the_number_of_jobs(farm: StoreFarm) -> None
     few, many = live_through(farm, 10), live_through(farm, 1_000)
     assert few == many
     assert max(few.values()) < 40, few
+
+
+def test_no_list_meets_a_limit_of_parameters(migrated_file: Path, tmp_path: Path, clock: FakeClock) -> None:
+    shutil.copy(migrated_file, tmp_path / "hqserver.db")
+    store = Store(f"sqlite:///{tmp_path}/hqserver.db", clock=clock)
+    sa.event.listen(store.engine, "connect", lambda each, _: each.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 100))
+    store.open()
+    try:
+        live_through(StoreFarm(store, clock), 150)
+    finally:
+        store.close()

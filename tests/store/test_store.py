@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hqueue import database
 from hqueue.errors import ConfigError, HQueueError, JobStateError, StoreUnavailableError
 from hqueue.schema import client_group, event, job, metadata, requirement
-from hqueue.store import CHUNK, RunBulk, Store, WakeClient, WakeScheduler, chunks
+from hqueue.store import RunBulk, Store, WakeClient, WakeScheduler, chunks
 from tests.fakes import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -33,6 +33,21 @@ def add_group(session: Session, name: str) -> str:
 def groups(store: Store) -> list[str]:
     with store.reading() as connection:
         return list(connection.execute(sa.select(client_group.c.name).order_by(client_group.c.id)).scalars())
+
+
+def test_what_fails_inside_of_a_shared_commit_is_undone_alone(store: Store) -> None:
+    errors: list[Exception | None] = []
+
+    def call(session: Session) -> None:
+        add_group(session, "vorher")
+        errors.append(session.attempt(lambda: add_group(session, "gelungen")))
+        errors.append(session.attempt(lambda: (add_group(session, "halb"), add_group(session, "vorher"))))
+        errors.append(session.attempt(lambda: errors.append(session.attempt(lambda: add_group(session, "vorher")))))
+        add_group(session, "nachher")
+
+    store.write_soon(call).result(PATIENCE_S)
+    assert groups(store) == ["vorher", "gelungen", "nachher"]
+    assert [type(error) for error in errors] == [type(None), sa.exc.IntegrityError, sa.exc.IntegrityError, type(None)]
 
 
 over_the_network = pytest.mark.databases("postgresql", "mysql")
@@ -513,11 +528,11 @@ class TestSQLite:
 
 
 def test_chunks_cover_everything_once() -> None:
-    items = list(range(2 * CHUNK + 1))
-    parts = list(chunks(items))
-    assert [len(part) for part in parts] == [CHUNK, CHUNK, 1]
+    items = list(range(2 * 50 + 1))
+    parts = list(chunks(items, 50))
+    assert [len(part) for part in parts] == [50, 50, 1]
     assert [item for part in parts for item in part] == items
-    assert list(chunks([])) == []
+    assert list(chunks([], 50)) == []
 
 
 def test_statements_with_very_many_values(farm: StoreFarm) -> None:
