@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue import __version__, lifecycle, maintenance
+from hqueue import __version__, maintenance
 from hqueue.api import Pages, chapters
 from hqueue.clock import SystemClock
 from hqueue.context import make_context
 from hqueue.errors import ConfigError, HQueueError
 from hqueue.farm import FarmMethods
+from hqueue.lifecycle.repair import repair
 from hqueue.local_client import LocalClient
 from hqueue.rpc import room
 from hqueue.rpc.dispatch import MethodTable
@@ -64,6 +65,7 @@ class Server:
             config.database_url,
             clock=clock,
             on_death=self._died,
+            policy=config.policy,
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
         )
@@ -105,7 +107,7 @@ class Server:
             self._farm.start()
             opened.callback(self._farm.stop)
             with self.store.writing() as session:
-                for sentence in lifecycle.repair(session):
+                for sentence in repair(session):
                     log.error("mended: %s", sentence)
             self._watch_clients()
             self._transport = self._listen()

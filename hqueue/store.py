@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from hqueue import database
 from hqueue.clock import Clock, to_ms
+from hqueue.config import Policy
 from hqueue.durability import Flusher
 from hqueue.errors import StoreUnavailableError
 from hqueue.groupcommit import GroupCommit
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-# The number of values one statement may carry is limited (SQLite 32,766, PostgreSQL 65,535).
-CHUNK: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +100,17 @@ class Session:
     """One open write transaction, with what is to follow its commit."""
 
     def __init__(
-        self, connection: sa.Connection, now_ms: int, counters: _Counters, requirement_ids: dict[str, int]
+        self,
+        connection: sa.Connection,
+        now_ms: int,
+        counters: _Counters,
+        requirement_ids: dict[str, int],
+        policy: Policy,
     ) -> None:
         self.connection = connection
         self.now_ms = now_ms
         self.requirement_ids = requirement_ids  # what is known of the requirement table: ids by digest
+        self.policy = policy
         self._counters = counters
         self._events: list[dict[str, Any]] = []
         self._instructions: dict[Instruction, None] = {}
@@ -218,6 +222,9 @@ _SAVE_COUNTER: Final = (
 )
 
 
+_DEFAULTS: Final = Policy()
+
+
 def _only_logged(_error: BaseException) -> None:
     """Leave a death at what is in the log."""
 
@@ -230,8 +237,16 @@ class Store:
     """
 
     def __init__(
-        self, url: str, *, clock: Clock, on_death: OnDeath = _only_logged, pool_size: int = 5, max_overflow: int = 10
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        policy: Policy = _DEFAULTS,
+        on_death: OnDeath = _only_logged,
+        pool_size: int = 5,
+        max_overflow: int = 10,
     ) -> None:
+        self.policy = policy
         self.engine = database.create_engine(url, pool_size=pool_size, max_overflow=max_overflow)
         self.on_commit: Callable[[Sequence[Instruction]], None] = lambda _: None
         self.is_open = False
@@ -291,7 +306,8 @@ class Store:
                 connection = self._writing_connection()
                 try:
                     with connection.begin():
-                        session = Session(connection, to_ms(self._clock.now()), self._counters, self._requirement_ids)
+                        now_ms = to_ms(self._clock.now())
+                        session = Session(connection, now_ms, self._counters, self._requirement_ids, self.policy)
                         yield session
                         session.finish()
                 except (sa.exc.DBAPIError, StoreUnavailableError):
@@ -358,7 +374,7 @@ class Store:
             writer.close()
 
 
-def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    """Cut a sequence into pieces that fit one statement."""
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut a sequence into pieces of a size."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -27,6 +27,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 
 from hqueue import database
+from hqueue.config import Policy
 from hqueue.schema import counter, metadata, resource
 from hqueue.store import Store
 from tests.fakes import FakeClock
@@ -184,6 +185,7 @@ class SharedStore:
         for name in vars(store).keys() - self._attributes:
             delattr(store, name)  # what a test put in the place of a method
         store._clock = clock
+        store.policy = Policy()
         store._counters = type(store._counters)()
         store._requirement_ids.clear()
         store.on_commit = lambda _: None

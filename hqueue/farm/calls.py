@@ -84,7 +84,7 @@ class FarmMethods:
                 reply.set_exception(error)
 
         self._store.write_soon(
-            lambda session: clients.register(session, who, peer, self._config.max_rescues),
+            lambda session: clients.register(session, who, peer),
         ).add_done_callback(stored)
         return reply
 
@@ -155,7 +155,7 @@ class FarmMethods:
                 reply.set_exception(error)
 
         self._store.write_soon(
-            lambda session: clients.take_reports(session, live.id, live.label, accepted, self._config.max_rescues),
+            lambda session: clients.take_reports(session, live.id, live.label, accepted),
         ).add_done_callback(stored)
         return reply
 

@@ -80,8 +80,8 @@ class Heartbeat:
             live.parked = True
             session.after_commit(AwaitTick(self._tick))
             session.after_commit(WakeScheduler())
-        clients.take_reports(session, live.id, live.label, self._accepted, self._config.max_rescues)
-        clients.take_listing(session, live.id, live.label, self._listing(), self._config.max_rescues)
+        clients.take_reports(session, live.id, live.label, self._accepted)
+        clients.take_listing(session, live.id, live.label, self._listing())
         self._write_state(session)
 
     def _write_state(self, session: Session) -> None:

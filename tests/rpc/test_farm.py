@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.config import load_server_config
 from hqueue.context import make_context
 from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavailableError, UnknownClientError
@@ -16,7 +15,9 @@ from hqueue.farm import FarmMethods
 from hqueue.joblogs import RunLog
 from hqueue.jobspec import parse
 from hqueue.lifecycle import troubles
+from hqueue.lifecycle.bulk import Action, act
 from hqueue.lifecycle.rows import load
+from hqueue.lifecycle.submission import submit
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.scheduler import Scheduler
 from hqueue.schema import event
@@ -96,7 +97,7 @@ class Farm:
 
     def submit(self, *specs):
         with self.store.writing() as session:
-            return lifecycle.submit(session, parse(list(specs), max_depth=1000))
+            return submit(session, parse(list(specs), max_depth=1000))
 
     def status(self, job_id):
         with self.store.reading() as connection:
@@ -263,7 +264,7 @@ def test_a_wish_is_repeated_until_it_is_confirmed(client):
     token = assignment["token"]
     client.beat(runs=[listed(token)])
     with client.store.writing() as session:
-        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+        act(session, Action.PAUSE, [1])
     for _ in range(2):
         (wish,) = client.beat(runs=[listed(token)])["wishes"]
         assert (wish["wish"], wish["number"]) == ("halt", 1)
@@ -397,7 +398,7 @@ def test_a_heartbeat_with_a_report_that_cannot_be_stored(client_everywhere):
     halted, good = (each["token"] for each in client.assigned())
     client.beat(runs=[listed(halted), listed(good)])
     with client.store.writing() as session:
-        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+        act(session, Action.PAUSE, [1])
     client.beat(runs=[listed(halted), listed(good)])
     client.beat(runs=[listed(halted, "halted", wish=1), listed(good)])
     assert client.status(1) == "paused"
