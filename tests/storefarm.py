@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tests.fakes import FakeClock
 
 
+@functools.cache
 def settings(**overrides: str) -> ServerConfig:
     """Return a configuration: the defaults, and what is given as in the ini file."""
     return load_server_config(None, overrides, environ={})

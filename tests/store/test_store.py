@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sqlite3
 from typing import TYPE_CHECKING, Any
@@ -249,11 +250,16 @@ class TestSharedCommits:
 
 
 class TestUnavailable:
-    def test_an_unreachable_database(self, clock: FakeClock) -> None:
-        for url in ("postgresql+psycopg://nobody@127.0.0.1:1/nothing", "mysql+pymysql://nobody@127.0.0.1:1/nothing"):
-            store = Store(url, clock=clock)
-            with pytest.raises(StoreUnavailableError):
-                store.open()
+    @pytest.mark.parametrize(("kind", "driver"), [("postgresql", "psycopg"), ("mysql", "pymysql")])
+    def test_an_unreachable_database(self, clock: FakeClock, kind: str, driver: str) -> None:
+        url = f"{kind}+{driver}://nobody@127.0.0.1:1/nothing"
+        if importlib.util.find_spec(driver) is None:
+            with pytest.raises(ConfigError, match=f"needs the driver '{driver}', which is not installed"):
+                Store(url, clock=clock)
+            return
+        store = Store(url, clock=clock)
+        with pytest.raises(StoreUnavailableError):
+            store.open()
 
     @over_the_network
     def test_a_broken_connection_is_one_error_and_the_next_transaction_goes_on(
