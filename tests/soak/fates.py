@@ -97,7 +97,7 @@ class Fates:
     def _choose(self, left_s: float) -> None:
         can: dict[Callable[[], None], int] = {}
         if "server" not in self._without and self.server_gone_at is None:
-            can[self._kill_server] = 2
+            can[self._kill_server] = 3
         if self._disk is not None and "disk" not in self._without and not self._disk_is_full:
             can[self._fill_disk] = 3
         if "clients" not in self._without:

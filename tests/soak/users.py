@@ -39,6 +39,7 @@ class Submission:
     touched: bool = False  # a cancel was asked for, so its jobs may end otherwise than their commands
     delete_asked: bool = False
     deleted: bool = False
+    stays: bool = False
 
 
 class User(threading.Thread):
@@ -75,7 +76,7 @@ class User(threading.Thread):
             self._act("rescheduleJobs"): 2,
             self._act("ejectJobs"): 1,
             self._act("cancelJobs"): 2,
-            self._delete: 4,
+            self._delete: 3,
         }
         while not self._ended.wait(self._chances.uniform(0.1, 1.2)):
             (deed,) = self._chances.choices(list(deeds), list(deeds.values()))
@@ -94,6 +95,7 @@ class User(threading.Thread):
         make = self._chances.choices([self._few, self._wide, self._deep, self._impossible], [12, 2, 2, 1])[0]
         submission = Submission([])
         specs = make(submission)
+        submission.stays = len(submission.jobs) < 10 and self._chances.random() < 0.2
         if self._repeats:
             specs[0]["submissionId"] = f"{self._number}/{len(self.submissions)}"
         self.submissions.append(submission)
@@ -124,14 +126,14 @@ class User(threading.Thread):
         return act
 
     def _delete(self) -> None:
+        # Some stay, so that there is something to look at in the end; large ones go, so that an hour's fit the disk.
         for one in self.submissions:
-            if one.ids and not one.delete_asked and self._chances.random() < 0.5:
+            if one.ids and not one.delete_asked and not one.stays:
                 jobs = self._call("getJobs", one.ids, ["status"])
                 if jobs and all(job["status"] in SETTLED for job in jobs):
                     one.delete_asked = True
                     one.deleted = self._call("deleteJobs", one.ids) is True
                     self.counts["trees deleted"] += one.deleted
-                    return
 
     def _look(self) -> None:
         mine = self._mine()
@@ -164,13 +166,13 @@ class User(threading.Thread):
         return [self._leaf(submission) for _ in range(self._chances.choice([1, 1, 1, 2, 5]))]
 
     def _wide(self, submission: Submission) -> list[dict[str, Any]]:
-        empty = [self._container(submission, []) for _ in range(self._chances.choice([20, 200, 600]))]
+        empty = [self._container(submission, []) for _ in range(self._chances.choice([20, 60, 400]))]
         second = self._container(submission, [*empty, *(self._leaf(submission) for _ in range(4))])
         return [self._container(submission, [second, self._leaf(submission)])]
 
     def _deep(self, submission: Submission) -> list[dict[str, Any]]:
         spec = self._leaf(submission)
-        for _ in range(self._chances.choice([5, 30, 80])):
+        for _ in range(self._chances.choice([5, 20, 80])):
             spec = self._container(submission, [spec])
         return [spec]
 
