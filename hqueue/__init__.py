@@ -8,6 +8,7 @@ config        hqserver.ini and hqnode.ini as frozen dataclasses
 errorlog      the server's own errors, kept until they are stored
 wire          Python values and what XML-RPC can carry
 service       a thread that ticks, wakes and stops
+protocol      what server and client say to each other: one struct per message
 rpc           carries calls: connections, HTTP, the closed method table
 states        job statuses, events and the table of transitions
 matching      which job goes on which client, and why not
@@ -20,6 +21,7 @@ store         transactions
 joblogs       the output of jobs, on disk
 lifecycle     the only writer of a job's status
 views         what callers are shown
+context       what the parts of one server share
 api           what callers may call, a module per chapter
 farm          the server's half of the clients' protocol
 scheduler     assigns runnable jobs to clients

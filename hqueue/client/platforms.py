@@ -233,17 +233,6 @@ def lock_file(path: Path) -> int | None:
     return descriptor
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut; Windows needs nothing of the kind."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def listen_in(folder: Path) -> socket.socket:
     """Listen for the daemon in the state folder, which nobody else may enter.
 
@@ -298,10 +287,10 @@ def connect_in(folder: Path, seconds: float) -> socket.socket:
 
 
 class Ended(NamedTuple):
-    """How a child ended: its exit status, or the signal that ended it (else 0), and its peak memory in KB."""
+    """How a child ended: its exit code, or the signal that ended it (else 0), and its peak memory in KB."""
 
     pid: int
-    status: int
+    exit_code: int
     signal: int
     peak_kb: int
 

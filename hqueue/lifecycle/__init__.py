@@ -3,6 +3,7 @@
 rows          jobs as the lifecycle sees them, how they are read, and what their changes are called
 status        apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
 links         the existing jobs that a submission names, and what must not be done with them
+properties    where the properties of a specification are stored
 submission    submit(): a graph of specifications becomes jobs
 runs          what is assigned to clients, and how it ends
 clients       what a client says, and what there is to tell it
@@ -22,7 +23,7 @@ All take the open `Session` first and never commit.
 
 from hqueue.lifecycle.bulk import Action, act, below_unfinished, spread, step
 from hqueue.lifecycle.repair import repair
-from hqueue.lifecycle.runs import Report, assign, end_run, lose_client
+from hqueue.lifecycle.runs import assign, end_run, lose_client
 from hqueue.lifecycle.spreading import Change
 from hqueue.lifecycle.status import Cause, apply, count_in
 from hqueue.lifecycle.submission import submit
@@ -32,7 +33,6 @@ __all__ = [
     "Action",
     "Cause",
     "Change",
-    "Report",
     "act",
     "apply",
     "assign",

@@ -35,6 +35,21 @@ def groups(store: Store) -> list[str]:
         return list(connection.execute(sa.select(client_group.c.name).order_by(client_group.c.id)).scalars())
 
 
+def test_what_fails_inside_of_a_shared_commit_is_undone_alone(store: Store) -> None:
+    errors: list[Exception | None] = []
+
+    def call(session: Session) -> None:
+        add_group(session, "vorher")
+        errors.append(session.attempt(lambda: add_group(session, "gelungen")))
+        errors.append(session.attempt(lambda: (add_group(session, "halb"), add_group(session, "vorher"))))
+        errors.append(session.attempt(lambda: errors.append(session.attempt(lambda: add_group(session, "vorher")))))
+        add_group(session, "nachher")
+
+    store.write_soon(call).result(PATIENCE_S)
+    assert groups(store) == ["vorher", "gelungen", "nachher"]
+    assert [type(error) for error in errors] == [type(None), sa.exc.IntegrityError, sa.exc.IntegrityError, type(None)]
+
+
 over_the_network = pytest.mark.databases("postgresql", "mysql")
 
 
