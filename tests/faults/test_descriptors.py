@@ -28,6 +28,7 @@ def farm(make_farm: Callable[..., Farm]) -> Farm:
 
 def test_more_connections_than_descriptors(farm: Farm) -> None:
     proxy = farm.proxy()
+    proxy.ping()  # its connection is there before the crowd comes
     wanted = [f"Bild {number}" for number in range(20)]
     crowd = [socket.create_connection(("127.0.0.1", farm.port)) for _ in range(LIMIT + 40)]
     try:
