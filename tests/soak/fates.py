@@ -148,7 +148,8 @@ class Fates:
         self.counts["disk filled"] += 1
         self._disk.fill()
         self._disk_is_full = True
-        self._in(self._chances.uniform(0.5, 5.0), self._empty_disk)
+        # Longer than what is between two checkpoints, now and then.
+        self._in(self._chances.uniform(0.5, 9.0), self._empty_disk)
 
     def _empty_disk(self) -> None:
         assert self._disk is not None
@@ -214,10 +215,9 @@ def _continue(pid: int) -> None:
 
 
 def _runner_of(farm: Farm, name: str) -> int | None:
-    """Return the process that holds a client's commands, if there is one."""
+    """Return a process that holds a client's commands: it was started for its state folder, and is not the daemon."""
     folder = str(farm.state_dir(name))
     for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if any("hqueue.client.runner" in word for word in words) and folder in words:
+        if folder in (process.info["cmdline"] or ()) and process.pid != farm.clients[name].pid:
             return int(process.pid)
     return None
