@@ -95,18 +95,18 @@ def _time_calls(
 
 
 def _ask(port: int, method: str, params: tuple[Any, ...], over: Event, pipe: Connection) -> None:
-    # Each call has its moment, and is late from then on: a server that stands still for a second delays twenty of them,
-    # not the one that happens to be under way.
+    # A call that takes long stands for those that could have been made meanwhile: a server that stands still for a
+    # second delays twenty of them, not the one that happens to be under way.
     times = []
     with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}", allow_none=True) as proxy:
         call = getattr(proxy, method)
         call(*params)
         pipe.send(None)
-        planned = time.perf_counter() + _EVERY_S
-        while not over.wait(max(0.0, planned - time.perf_counter())) or not times:
+        while not over.wait(_EVERY_S) or not times:
+            began = time.perf_counter()
             call(*params)
-            times.append((time.perf_counter() - planned) * 1000)
-            planned += _EVERY_S
+            took = time.perf_counter() - began
+            times += [(took - late * _EVERY_S) * 1000 for late in range(1 + int(took / _EVERY_S))]
     pipe.send(times)
 
 
