@@ -18,7 +18,7 @@ from hqueue.store import Store
 from tests.invariants import check_invariants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 # How long a test waits for something that should come at once, before it gives up.
@@ -32,6 +32,7 @@ heartbeat_s = 0.5
 kill_grace_s = 1
 active_timeout = {active_timeout}
 database_url = {database_url}
+{settings}
 """
 
 
@@ -47,6 +48,16 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = PATIENC
         if clock.monotonic() > deadline:
             raise AssertionError(f"{what}: did not happen within {seconds:g} s")
         pause.wait(0.05)
+
+
+def throughout(condition: Callable[[], Any], what: str, seconds: float) -> None:
+    """Fail as soon as something does not hold that has to for so long."""
+    pause = threading.Event()
+    clock = SystemClock()
+    until = clock.monotonic() + seconds
+    while clock.monotonic() < until:
+        assert condition(), f"{what}: no longer so"
+        pause.wait(0.2)
 
 
 def free_port() -> int:
@@ -72,8 +83,8 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> Self:
-        """Start it and wait for its line."""
+    def start(self, *, says_ready: bool = True) -> Self:
+        """Start it and wait for its line, if that is not left to `wait_ready`."""
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -84,6 +95,13 @@ class Daemon:
                 text=True,
                 env={**os.environ, "HOME": str(self._folder), "PYTHONUNBUFFERED": "1"},
             )
+        if says_ready:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Wait for its line."""
+        assert self._process is not None
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -93,7 +111,6 @@ class Daemon:
         if not self.ready_line:
             self._reap()
             raise AssertionError(f"{self.name} did not start: {self.log.read_text()}")
-        return self
 
     def kill(self) -> None:
         """End it as a power cut would: SIGKILL."""
@@ -103,9 +120,13 @@ class Daemon:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it in order and return its exit code."""
+        self.signal(number)
+        return self._reap()
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send it a signal."""
         assert self._process is not None
         self._process.send_signal(number)
-        return self._reap()
 
     def wait(self) -> int:
         """Return its exit code once it has ended by itself."""
@@ -130,24 +151,41 @@ class Daemon:
 
 
 class Farm:
-    """A server and its clients in one folder."""
+    """A server and its clients in one folder.
 
-    def __init__(self, folder: Path, *, active_timeout_minutes: float = 0.5, database_url: str = "") -> None:
+    settings: further lines of the server's ini; prefix: what the server is started with, such as `env` and variables.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        active_timeout_minutes: float = 0.5,
+        database_url: str = "",
+        settings: str = "",
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.database_url = database_url or f"sqlite:///{folder}/hqserver.db"
         ini = folder / "hqserver.ini"
         ini.write_text(
-            _INI.format(port=self.port, active_timeout=active_timeout_minutes, database_url=self.database_url)
+            _INI.format(
+                port=self.port,
+                active_timeout=active_timeout_minutes,
+                database_url=self.database_url,
+                settings=settings,
+            )
         )
-        self.server = Daemon(folder, "hqserver", [sys.executable, "-m", "hqueue.cli.hqserver", "--config", str(ini)])
+        command = [*prefix, sys.executable, "-m", "hqueue.cli.hqserver", "--config", str(ini)]
+        self.server = Daemon(folder, "hqserver", command)
         self.clients: dict[str, Daemon] = {}
         self._proxies: list[xmlrpc.client.ServerProxy] = []
 
-    def add_client(self, name: str, *, cpus: int = 2) -> Daemon:
-        """Start a client on this machine."""
-        command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", self.url, "--name", name]
+    def add_client(self, name: str, *, cpus: int = 2, server: str = "") -> Daemon:
+        """Start a client on this machine; `server` is where it finds the server, if that is not its own address."""
+        command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", server or self.url, "--name", name]
         command += ["--cpus", str(cpus), "--listen-port", "0", "--state-dir", str(self.state_dir(name))]
         self.clients[name] = Daemon(self.folder, f"hqclient-{name}", command).start()
         return self.clients[name]

@@ -1,0 +1,106 @@
+"""A full disk: the server goes on for what needs no room, says so, and heals by itself."""
+
+from __future__ import annotations
+
+import re
+import xmlrpc.client
+from typing import TYPE_CHECKING, Any
+
+from tests.farm import eventually, throughout
+from tests.faults.calls import SETTLED, is_refused, names, outcome, status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.farm import Farm
+    from tests.faults.injections import SmallDisk
+
+WAITS = {"command": "true", "host": "niemand"}
+CHECKPOINTS_S = 12.0  # two of them at least
+
+
+def submit_until_refused(farm: Farm, told: list[str]) -> Any:
+    """Submit until the first refusal, and return it; what was acknowledged is told."""
+    proxy = farm.proxy()
+    for number in range(3_000):
+        wanted = [f"Füllung {number}.{part}" for part in range(50)]
+        answer = outcome(lambda wanted=wanted: proxy.newjob([{**WAITS, "name": name} for name in wanted]))
+        if isinstance(answer, xmlrpc.client.Fault):
+            return answer
+        told += wanted
+    raise AssertionError("the disk took everything")
+
+
+def test_a_full_store_takes_nothing_and_goes_on(make_farm: Callable[..., Farm], disk: SmallDisk) -> None:
+    farm = make_farm({"eins": 2}, database_url=f"sqlite:///{disk.path}/hqserver.db", active_timeout_minutes=0.1)
+    proxy = farm.proxy()
+    (waits,) = proxy.newjob({**WAITS, "name": "wartet"})
+    told = ["wartet"]
+    disk.fill()
+    assert is_refused(submit_until_refused(farm, told))
+    throughout(farm.server.is_running, "the server runs", CHECKPOINTS_S)
+    # What needs no room: reading, reporting, and cancelling out of the reserve.
+    assert sorted(names(farm)) == sorted(told)
+    assert proxy.getClients(None, ["available"]) == [{"available": True}]
+    assert proxy.cancelJobs([waits]) is True
+    eventually(lambda: status(farm, waits) == "cancelled", "it is cancelled on a full disk")
+    disk.empty()
+    (job_id,) = eventually(lambda: written(farm, {"name": "wieder", "command": "true"}), "there is room again")
+    eventually(lambda: status(farm, job_id) == "succeeded", "work goes on")
+    assert sorted(names(farm)) == sorted([*told, "wieder"])
+    assert farm.server.stop() == 0
+
+
+def test_a_server_starts_on_a_full_disk(make_farm: Callable[..., Farm], disk: SmallDisk) -> None:
+    farm = make_farm(database_url=f"sqlite:///{disk.path}/hqserver.db")
+    told: list[str] = []
+    for death in (farm.server.stop, farm.server.kill):
+        disk.fill()
+        submit_until_refused(farm, told)
+        death()
+        farm.server.start()
+        throughout(farm.server.is_running, "the server runs", CHECKPOINTS_S)
+        assert sorted(names(farm)) == sorted(told)
+        disk.empty()
+        told.append(f"nach {len(told)}")
+        eventually(lambda: written(farm, {**WAITS, "name": told[-1]}), "there is room again")
+    assert sorted(names(farm)) == sorted(told)
+
+
+def test_a_full_log_folder_is_said_and_keeps_no_cpu(make_farm: Callable[..., Farm], disk: SmallDisk) -> None:
+    farm = make_farm({"eins": 1}, settings=f"job_logs_dir = {disk.path}/logs")
+    proxy = farm.proxy()
+    disk.fill()
+    (loud,) = proxy.newjob({"name": "laut", "command": "yes ünïcode | head -n 100000"})
+    eventually(lambda: status(farm, loud) == "running", "the command runs")
+    # Ended, undelivered: said where people look, and the CPU is free.
+    eventually(proxy.getServerErrors, "the server says that its log folder takes nothing", 15)
+    assert re.search(r"(WARNING|ERROR).*log", farm.server.log.read_text())
+    (quiet,) = proxy.newjob({"name": "leise", "command": f"touch {farm.folder}/ran"})
+    eventually((farm.folder / "ran").exists, "the CPU of what has ended is free", 15)
+    assert status(farm, loud) == "running"
+    assert proxy.getJob(loud, ["waitingFor"])["waitingFor"]
+    disk.empty()
+    eventually(lambda: {status(farm, loud), status(farm, quiet)} == {"succeeded"}, "both end when there is room")
+    assert proxy.getJobOutput(loud) == "ünïcode\n" * 100_000
+
+
+def test_a_full_folder_of_a_client_is_not_the_jobs_fault(make_farm: Callable[..., Farm], disk: SmallDisk) -> None:
+    farm = make_farm()
+    (farm.folder / "clients").symlink_to(disk.path)
+    farm.add_client("eins", cpus=1)
+    proxy = farm.proxy()
+    disk.fill()
+    (job_id,) = proxy.newjob({"name": "geduldig", "command": "echo Grüße"})
+    eventually(lambda: proxy.getClients(None, ["available"]) == [{"available": False}], "the machine takes no jobs")
+    assert status(farm, job_id) not in SETTLED
+    assert "disk" in proxy.getClients(None, ["stateReason"])[0]["stateReason"]
+    disk.empty()
+    eventually(lambda: status(farm, job_id) == "succeeded", "the machine mends itself", 60)
+    assert proxy.getJobOutput(job_id) == "Grüße\n"
+
+
+def written(farm: Farm, spec: dict[str, Any]) -> Any:
+    """Return the new ids; None while nothing can be stored."""
+    answer = outcome(lambda: farm.proxy().newjob(spec))
+    return None if isinstance(answer, xmlrpc.client.Fault) else answer
