@@ -21,7 +21,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import roles
 
-from hqueue.errors import ConfigError, StoreUnavailableError
+from hqueue.errors import (
+    BrokenPromiseError,
+    ConfigError,
+    Kind,
+    OutcomeUnknownError,
+    StoreFullError,
+    StoreUnavailableError,
+)
+from hqueue.failures import kind_of
 from hqueue.schema import OUR_TABLES
 
 if TYPE_CHECKING:
@@ -39,30 +47,12 @@ _LOCK_NUMBER: Final = 0x6871_7565_7565
 _LOCK_NAME: Final = "CONCAT('hqueue ', MD5(DATABASE()))"  # MySQL takes 64 characters at the most
 # After a broken connection the database may take a moment to see that its lock is free.
 _LOCK_WAIT_S: Final = 2
-# Result codes of SQLite that mean "not now" rather than "a bug of ours".
-_SQLITE_UNAVAILABLE: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_INTERRUPT,
-    },
-)
-# The same of MySQL and MariaDB, whose driver calls nearly everything an operational error, a failed CHECK too.
-_MYSQL_UNAVAILABLE: Final = frozenset(
-    {
-        *(1021, 1037, 1038, 1041, 1114),  # disk, memory or table full
-        *(1040, 1042, 1043, 1044, 1045, 1049, 1129, 1130, 1203, 1226),  # not let in
-        *(1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1290, 1836, 1927),  # going away, or read-only
-        *(1205, 1213, 1317),  # somebody else was in the way
-        *range(2000, 2100),  # the driver's own: no connection, or a broken one
-    },
-)
+_RAISED: Final[dict[Kind, type[Exception]]] = {
+    Kind.AWAY: StoreUnavailableError,
+    Kind.FULL: StoreFullError,
+    Kind.UNKNOWN: OutcomeUnknownError,
+    Kind.BROKEN_PROMISE: BrokenPromiseError,
+}
 
 
 def create_engine(url: str, *, pool_size: int, max_overflow: int) -> sa.Engine:
@@ -183,29 +173,21 @@ def _listed_on_mysql(element: listed, compiler: SQLCompiler, **options: Any) -> 
 
 @contextlib.contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise StoreUnavailableError where the database is unreachable, busy or full; everything else stays a bug."""
+    """Raise the error of its kind for what a database says; one bad item, and a bug of ours, stays what it is.
+
+    Errors: StoreUnavailableError, StoreFullError, OutcomeUnknownError, BrokenPromiseError.
+    """
     try:
         yield
-    except sa.exc.DBAPIError as error:
-        if not is_unavailable(error):
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        kind = kind_of(error)
+        if kind not in _RAISED:
             raise
-        log.warning("the database cannot be used at the moment: %s", error.orig)
-        raise StoreUnavailableError from error
+        text = "has no room" if kind is Kind.FULL else "cannot be used at the moment"
+        log.warning("the database %s: %s", text, getattr(error, "orig", error))
+        raise _RAISED[kind] from error
     except sa.exc.TimeoutError as error:
         raise StoreUnavailableError from error
-
-
-def is_unavailable(error: sa.exc.DBAPIError) -> bool:
-    """Tell whether the database could not be used, as opposed to having been used wrongly."""
-    if error.connection_invalidated:
-        return True
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    if code is not None:
-        return code & 0xFF in _SQLITE_UNAVAILABLE
-    if isinstance(error, sa.exc.OperationalError) and type(error.orig).__module__.startswith("pymysql"):
-        number = next(iter(getattr(error.orig, "args", ())), None)
-        return number in _MYSQL_UNAVAILABLE
-    return isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
 
 
 class ServerLock:

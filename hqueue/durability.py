@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
-from hqueue.errors import HQueueError, StoreUnavailableError
-from hqueue.folders import flush_folder
+from hqueue.errors import BrokenPromiseError, HQueueError, OutcomeUnknownError, StoreUnavailableError
+from hqueue.folders import flush_file, flush_folder
 from hqueue.service import Consumer
 
 if TYPE_CHECKING:
@@ -25,34 +26,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Not every platform has the one that leaves out what is not needed to read the data back.
-_flush: Final = getattr(os, "fdatasync", os.fsync)
+_flush: Final = flush_file
 
 
 class Flusher:
     """Flushes SQLite's write-ahead log, on a thread of its own, for all who wait at that moment.
 
     Other databases flush at each commit; for these (`path` is None) everybody is told at once.
+    A flush that fails is the death of the flusher, for ever: the kernel may have forgotten what was to be written, so
+    that the next flush would succeed, and all that is acknowledged from then on stands behind a hole.
     """
 
     def __init__(self, path: Path | None, on_death: OnDeath) -> None:
         self._path = path
+        self._on_death = on_death
+        self._wal = None if path is None else path.with_name(f"{path.name}-wal")
+        self._fd: int | None = None  # kept: a process that is out of descriptors can flush all the same
+        self._lock = threading.Lock()
+        self._broken = False
         self._service: Consumer[Future[None]] = Consumer(
             "flusher", on_death, group=self._flush_for, fail=self._refuse, finish=True
         )
 
     def start(self) -> None:
-        """Start the thread; do nothing if it runs or none is needed."""
-        if self._path is not None:
+        """Start the thread; do nothing if it runs, none is needed, or a flush has failed."""
+        if self._path is not None and not self._broken:
             flush_folder(self._path.parent)
+            self._find_log()
             self._service.start()
 
     def stop(self) -> None:
         """Flush for those who still wait, then stop."""
         self._service.stop()
+        self._close()
 
     def when_durable(self, told: Told) -> None:
-        """Call back once all that is committed now survives a power cut, with the error if that cannot be."""
+        """Call back once all that is committed now survives a power cut, with the error if that is not known."""
         flushed: Future[None] = Future()
         flushed.add_done_callback(lambda _: told(flushed.exception()))
         self._service.put(flushed)
@@ -60,7 +69,7 @@ class Flusher:
     def wait(self) -> None:
         """Return once all that is committed now survives a power cut.
 
-        Errors: StoreUnavailableError; OutcomeUnknownError when the flusher dies.
+        Errors: OutcomeUnknownError when the flusher dies.
         """
         flushed: Future[None] = Future()
         self._service.put(flushed)
@@ -68,43 +77,49 @@ class Flusher:
 
     def _flush_for(self, arrived: Iterator[Future[None]]) -> None:
         waiting = list(arrived)
-        error = self._flush_once()
+        self._flush_once()
         for flushed in waiting:
-            _tell(flushed, error)
+            flushed.set_result(None)
 
     def _refuse(self, flushed: Future[None], error: HQueueError) -> None:
-        if isinstance(error, StoreUnavailableError):
-            # Without a thread, before the start or at the end, whoever asks does it.
-            _tell(flushed, self._flush_once())
-        elif not flushed.done():
-            _tell(flushed, error)
-
-    def _flush_once(self) -> StoreUnavailableError | None:
-        if self._path is None:
-            return None
+        if flushed.done():
+            return
+        if not isinstance(error, StoreUnavailableError) or self._broken:
+            flushed.set_exception(OutcomeUnknownError())
+            return
+        # Without a thread, before the start or at the end, whoever asks does it.
         try:
-            # By its name each time: SQLite may have begun a new file since.
-            fd = os.open(self._path.with_name(f"{self._path.name}-wal"), os.O_RDWR)
+            self._flush_once()
+        except BrokenPromiseError as broken:
+            self._on_death(broken)
+            flushed.set_exception(OutcomeUnknownError())
+        else:
+            flushed.set_result(None)
+
+    def _flush_once(self) -> None:
+        try:
+            with self._lock:
+                if self._find_log() and self._fd is not None:
+                    _flush(self._fd)
+        except OSError as error:
+            self._broken = True
+            raise BrokenPromiseError(f"the write-ahead log {self._wal} cannot be flushed: {error}") from error
+
+    def _find_log(self) -> bool:
+        """Have the descriptor of the log that SQLite writes now; tell whether there is one."""
+        if self._wal is None:
+            return False
+        try:
+            there = self._wal.stat()
         except FileNotFoundError:
-            return None  # the last connection has carried it over into the database, and flushed that
-        except OSError as error:
-            return _unavailable(error)
-        try:
-            _flush(fd)
-        except OSError as error:
-            return _unavailable(error)
-        finally:
+            return False  # the last connection has carried it over into the database, and flushed that
+        if self._fd is not None and os.path.samestat(os.fstat(self._fd), there):
+            return True
+        self._close()
+        self._fd = os.open(self._wal, os.O_RDWR)
+        return True
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
             os.close(fd)
-        return None
-
-
-def _tell(flushed: Future[None], error: HQueueError | None) -> None:
-    if error is None:
-        flushed.set_result(None)
-    else:
-        flushed.set_exception(error)
-
-
-def _unavailable(error: OSError) -> StoreUnavailableError:
-    log.error("the write-ahead log cannot be flushed: %s", error)
-    return StoreUnavailableError("the server's disk does not take what was written; look into the server's log")

@@ -6,13 +6,26 @@ Codes below 0 are those of the XML-RPC fault interoperability list.
 
 from __future__ import annotations
 
+import enum
 import inspect
+from typing import ClassVar, Final
+
+
+class Kind(enum.Enum):
+    """What kind of failure something is; told apart by number where it happens, and each is handled in one way."""
+
+    AWAY = "away"  # unreachable, restarting, busy: nothing was changed, and it passes
+    FULL = "full"  # no room on a disk or in memory, no descriptors: nothing was changed, and it passes
+    UNKNOWN = "unknown"  # it may be stored, or not: the answer to a COMMIT was lost
+    BAD_ITEM = "one bad item"  # refused for what it is: the same again is refused again
+    BROKEN_PROMISE = "broken promise"  # what was promised cannot be kept: the process ends, and repair heals
 
 
 class HQueueError(Exception):
     """Something went wrong inside the server; the log has the details."""
 
     code = -32500
+    kind: ClassVar[Kind] = Kind.BAD_ITEM
 
     def __init__(self, message: str = "") -> None:
         self.message = message or inspect.cleandoc(type(self).__doc__ or "")
@@ -38,7 +51,7 @@ class WrongArgumentsError(HQueueError):
 
 
 class InternalError(HQueueError):
-    """The server met an error of its own; the call changed nothing, and the server's log has the details."""
+    """The server met an error of its own, which its log has; look what the call did before you repeat it."""
 
     code = -32603
 
@@ -119,6 +132,7 @@ class StoreUnavailableError(HQueueError):
     """The server's database cannot be used at the moment; nothing was changed, try again shortly."""
 
     code = 50
+    kind = Kind.AWAY
 
 
 class UnsupportedError(HQueueError):
@@ -128,18 +142,37 @@ class UnsupportedError(HQueueError):
 
 
 class OutcomeUnknownError(HQueueError):
-    """The server ends because of an error of its own; look whether the call was carried out before you repeat it."""
+    """It is not known whether this was stored: the answer was lost on its way. Look for it before you repeat it."""
 
     code = 52
+    kind = Kind.UNKNOWN
 
 
 class ServerBusyError(HQueueError):
     """The server has no room for this at the moment; nothing was changed, try again shortly."""
 
     code = 53
+    kind = Kind.FULL
+
+
+class StoreFullError(HQueueError):
+    """The server's disk has no room for this; nothing was changed, and it can be repeated when there is room."""
+
+    code = 54
+    kind = Kind.FULL
 
 
 class ConfigError(HQueueError):
     """The configuration cannot be used."""
 
     code = 60
+
+
+class BrokenPromiseError(Exception):
+    """What was promised cannot be kept; for whoever ends the process, callers get OutcomeUnknownError."""
+
+    kind: ClassVar[Kind] = Kind.BROKEN_PROMISE
+
+
+# What passes by itself. Services that catch these look at the store anew and go on.
+PASSING: Final = (StoreUnavailableError, StoreFullError, OutcomeUnknownError)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import PASSING
 from hqueue.service import Consumer
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class GroupCommit(Generic[S]):
             with self._writing() as session:
                 self._run(session, arrived, done)
         except Exception as error:  # whatever it was, it is the callers' to know; they wait for an answer
-            if not isinstance(error, StoreUnavailableError):
+            if not isinstance(error, PASSING):
                 log.exception("a shared commit failed")
             # Not even begun: those who wait are told, instead of trying again at once for ever.
             _resolve_all(done or list(arrived), error)

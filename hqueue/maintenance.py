@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import PASSING
 from hqueue.lifecycle import bulk, troubles
 from hqueue.lifecycle.runs import store_progress
 from hqueue.schema import client
@@ -50,7 +50,14 @@ def save_live(store: Store, live_farm: LiveFarm) -> int:
             )
         store_progress(session, {job_id: (each.numerator, each.denominator) for job_id, each in moved.items()})
 
-    store.write_soon(write).result()
+    try:
+        store.write_soon(write).result()
+    except PASSING:
+        for live in seen:
+            live.unsaved = True
+        for each in moved.values():
+            each.unsaved = True
+        raise
     return len(seen) + len(moved)
 
 
@@ -66,7 +73,7 @@ def save_errors(store: Store, errors: ErrorLog) -> None:
 
     try:
         store.write_soon(write, durable=False).result()
-    except StoreUnavailableError:
+    except PASSING:
         errors.give_back(taken)
         raise
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hqueue.clock import Clock, to_ms
 from hqueue.config import client_label
 from hqueue.database import listed
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import PASSING
 from hqueue.lifecycle import blocklist, reservations
 from hqueue.lifecycle.bulk import below_unfinished
 from hqueue.lifecycle.runs import Placement, assign, lose_client
@@ -88,7 +88,7 @@ class Scheduler:
     def tick(self) -> TickCounts:
         """Do everything that is due, and answer those who wait for it.
 
-        Errors: StoreUnavailableError; every other exception is a bug of ours.
+        Errors: what passes; every other exception is a bug of ours.
         """
         with self._mutex:
             waiting, self._waiting = self._waiting, []
@@ -143,7 +143,7 @@ class Scheduler:
         try:
             with self.store.writing() as session:
                 function(session)
-        except StoreUnavailableError:
+        except PASSING:
             raise
         except Exception:
             log.exception("an item of the tick failed and is left for the next one")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
-import threading
 from collections import deque
 from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from hqueue import __version__, maintenance
 from hqueue.api import Pages, chapters
 from hqueue.clock import SystemClock
 from hqueue.context import make_context
-from hqueue.errors import ConfigError, HQueueError
+from hqueue.errors import BrokenPromiseError, ConfigError, HQueueError
 from hqueue.farm import FarmMethods
 from hqueue.lifecycle.repair import repair
 from hqueue.local_client import LocalClient
@@ -58,7 +59,7 @@ class Server:
     def __init__(self, config: ServerConfig, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         self._config = config
-        self._stopping = threading.Event()
+        self._ends: SimpleQueue[None] = SimpleQueue()  # why to end; a signal handler may put at any moment
         self._failure: BaseException | None = None
         self._opened = ExitStack()
         self.store = Store(
@@ -126,16 +127,18 @@ class Server:
 
     def stop(self) -> None:
         """Stop in the reverse order of the start; may be called twice."""
-        self._stopping.set()
+        self.request_stop()
         self._opened.close()
 
     def request_stop(self) -> None:
         """Ask `wait` to return; safe in a signal handler."""
-        self._stopping.set()
+        self._ends.put(None)
 
     def wait(self) -> BaseException | None:
         """Wait until somebody asks for the end, or a service dies; return what it died of."""
-        self._clock.wait(self._stopping, None)
+        # No event: a handler that sets one on the thread that waits for it may wait for ever itself.
+        self._ends.get()
+        self._ends.put(None)
         return self._failure
 
     def _service(self, name: str, tick: Any, clock: Clock, interval_s: float | None) -> PeriodicService:
@@ -230,7 +233,7 @@ class Server:
         """End the process in order: the init system restarts it, and `repair` heals."""
         if self._failure is None:  # what died first may be why others do
             self._failure = error
-        self._stopping.set()
+        self.request_stop()
         self.scheduler.release()
 
 
@@ -263,6 +266,11 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
             log.critical("the server stops: a service died of %r", failure)
     finally:
         server.stop()
+    if isinstance(failure, BrokenPromiseError):
+        # At once: Python's own end would close the store, which carries over a log that the disk may have lost.
+        logging.shutdown()
+        sys.stderr.write(f"hqserver: {failure}; start it again, and look at the disk\n")
+        os._exit(1)
     return 0 if failure is None else 1
 
 

@@ -12,7 +12,7 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from hqueue.errors import HQueueError, InternalError, OutcomeUnknownError, StoreUnavailableError
+from hqueue.errors import PASSING, HQueueError, InternalError, OutcomeUnknownError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,7 +156,7 @@ class PeriodicService(Service):
     """Call `tick` again and again in a thread of its own, one call at a time.
 
     Units: a tick returns the seconds until the next one; None means `interval_s`, and that being None, until woken.
-    Errors: StoreUnavailableError is retried with a growing pause, logged when the outage begins and when it is over.
+    Errors: what passes (away, full, unknown) is retried with a growing pause, logged when it begins and is over.
     Anything else is the death of the service.
     """
 
@@ -190,7 +190,7 @@ class PeriodicService(Service):
                 return
             try:
                 pause_s = self._tick()
-            except StoreUnavailableError as error:
+            except PASSING as error:
                 if not retry_s:
                     log.warning("%s waits for the store: %s", self.name, error.message)
                 retry_s = min(max(FIRST_RETRY_S, retry_s * 2), LONGEST_RETRY_S)

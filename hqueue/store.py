@@ -21,7 +21,8 @@ from hqueue import database
 from hqueue.clock import Clock, to_ms
 from hqueue.config import Policy
 from hqueue.durability import Flusher
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import PASSING, BrokenPromiseError, Kind, OutcomeUnknownError, StoreFullError, StoreUnavailableError
+from hqueue.failures import kind_of
 from hqueue.groupcommit import GroupCommit
 from hqueue.schema import counter, event
 
@@ -156,7 +157,7 @@ class Session:
                 self.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
             except sa.exc.DBAPIError:
                 # A full disk makes SQLite give up the whole transaction, with all that others wrote in it.
-                raise StoreUnavailableError from error
+                raise (StoreFullError if kind_of(error) is Kind.FULL else StoreUnavailableError) from error
             del self._events[marks[0] :]
             self._instructions = marks[1]
             del self._remembered[marks[2] :]
@@ -168,14 +169,13 @@ class Session:
     def attempt(self, function: Callable[[], object]) -> Exception | None:
         """Do something that alone is undone when it raises; return the error.
 
-        Errors: what says that nothing can be stored now is raised.
+        Errors: what is not about this one thing alone is raised.
         """
         try:
             with self.savepoint():
                 function()
         except Exception as error:
-            unavailable = isinstance(error, sa.exc.DBAPIError) and database.is_unavailable(error)
-            if unavailable or isinstance(error, StoreUnavailableError):
+            if kind_of(error) is not Kind.BAD_ITEM:
                 raise
             return error
         return None
@@ -256,7 +256,9 @@ class Store:
         self._counters = _Counters()
         self._requirement_ids: dict[str, int] = {}
         self._writer: sa.Connection | None = None
-        self._flusher = Flusher(database.sqlite_path(self.engine), on_death)
+        self._on_death = on_death
+        self._broken = False  # a promise: nothing more is written, and the process ends
+        self._flusher = Flusher(database.sqlite_path(self.engine), self._break)
         self._groups = GroupCommit(partial(self.writing, durable=False), self._flusher.when_durable, clock, on_death)
 
     @property
@@ -287,6 +289,10 @@ class Store:
         self._flusher.stop()
         with self._lock:
             self.is_open = False
+            if self._broken:
+                # The last connection to close would carry a log over of which the disk has lost a part. It dies with
+                # the process instead.
+                return
             self._drop_writer()
         self.engine.dispose()
         self._server_lock.release()
@@ -297,27 +303,54 @@ class Store:
 
         The block's end returns when the commit survives a power cut; with `durable` False as soon as others see it,
         and whoever is told of it has to be told through `when_durable`.
+        Errors: StoreUnavailableError and StoreFullError: nothing was changed; OutcomeUnknownError: it may be stored.
         """
         with self._lock:
-            if not self.is_open:
-                # Another server may have it by now.
-                raise StoreUnavailableError("the store is closed: the server is stopping")
-            with database.translated_errors():
-                connection = self._writing_connection()
-                try:
-                    with connection.begin():
-                        now_ms = to_ms(self._clock.now())
-                        session = Session(connection, now_ms, self._counters, self._requirement_ids, self.policy)
-                        yield session
-                        session.finish()
-                except (sa.exc.DBAPIError, StoreUnavailableError):
-                    self._drop_writer()  # it may be half broken; the next transaction gets a new one
-                    raise
+            self._check_open()
+            try:
+                with database.translated_errors():
+                    connection = self._writing_connection()
+                    try:
+                        with connection.begin() as transaction:
+                            now_ms = to_ms(self._clock.now())
+                            session = Session(connection, now_ms, self._counters, self._requirement_ids, self.policy)
+                            yield session
+                            session.finish()
+                            self._commit(transaction)
+                    except (sa.exc.DBAPIError, *PASSING):
+                        self._drop_writer()  # it may be half broken; the next transaction gets a new one
+                        raise
+            except BrokenPromiseError as error:
+                self._break(error)
+                raise OutcomeUnknownError from error
             instructions = session.committed()
         if instructions:
             self._nudge(instructions)
         if durable:
             self.flush()
+
+    def _check_open(self) -> None:
+        if self._broken:
+            raise OutcomeUnknownError
+        if not self.is_open:
+            # Another server may have it by now.
+            raise StoreUnavailableError("the store is closed: the server is stopping")
+
+    def _commit(self, transaction: sa.RootTransaction) -> None:
+        try:
+            transaction.commit()
+        except sa.exc.DBAPIError as error:
+            if self.is_local or kind_of(error) is not Kind.AWAY:
+                raise
+            # The database may have done it, and its answer was lost.
+            log.warning("it is not known whether a transaction was stored: %s", error.orig)
+            raise OutcomeUnknownError from error
+
+    def _break(self, error: BaseException) -> None:
+        """Write nothing any more, and have the process ended: what was promised cannot be kept."""
+        if not self._broken:
+            self._broken = True
+            self._on_death(error)
 
     def _nudge(self, instructions: Sequence[Instruction]) -> None:
         try:
@@ -336,7 +369,7 @@ class Store:
     def flush(self) -> None:
         """Return once all that is committed now survives a power cut.
 
-        Errors: StoreUnavailableError.
+        Errors: OutcomeUnknownError.
         """
         self._flusher.wait()
 
@@ -348,13 +381,14 @@ class Store:
         """Run a small write in a commit shared with others; the future resolves once it survives a power cut.
 
         With `durable` False it resolves as soon as others see it.
-        Errors: in the future: what the function raised (it alone is undone), or StoreUnavailableError.
+        Errors: in the future: what the function raised (it alone is undone), or an error of `writing`.
         """
         return self._groups.put(function, durable=durable)
 
     def checkpoint(self) -> None:
         """Keep SQLite's write-ahead log small; to be called every few seconds."""
-        database.checkpoint(self.engine)
+        if not self._broken:
+            database.checkpoint(self.engine)
 
     def _writing_connection(self) -> sa.Connection:
         if self._writer is None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from hqueue import __version__
 from hqueue.clock import to_ms
 from hqueue.config import client_label
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import PASSING
 from hqueue.rpc.method import Page
 from hqueue.schema import job, run
 from hqueue.states import JobStatus
@@ -49,7 +49,7 @@ class Pages:
             if path == "/metrics":
                 return Page(200, self._metrics(), _PROMETHEUS)
             return self._job(path)
-        except StoreUnavailableError as error:
+        except PASSING as error:
             return Page(503, f"{error.message}\n")
 
     def _state(self) -> str:

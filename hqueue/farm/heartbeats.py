@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import PASSING
 from hqueue.lifecycle import clients
 from hqueue.protocol import Answer, write
 from hqueue.schema import client
@@ -159,7 +159,7 @@ class Heartbeat:
         """Answer with an error, unless there was an answer."""
         if self.reply.done():
             return
-        if isinstance(error, StoreUnavailableError):
+        if isinstance(error, PASSING):
             # The heartbeat counts all the same; what it brought comes again with the next one.
             self.reply.set_result(answer(self._number, self._config))
         else:

@@ -12,8 +12,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hqueue.errors import StoreUnavailableError
-from hqueue.folders import flush_folder
+from hqueue.errors import Kind, StoreFullError, StoreUnavailableError
+from hqueue.failures import of_errno
+from hqueue.folders import flush_file, flush_folder
 from hqueue.joblogs.runfile import RunFile, read_part
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class JobLogs:
     """The output of all jobs; any thread may call anything.
 
     `max_output_bytes` is the cap per run; it is only noted so far: all output is kept.
-    Errors: StoreUnavailableError with the folder and the reason when the disk is full or cannot be used.
+    Errors: StoreFullError or StoreUnavailableError, with the folder and the reason.
     """
 
     def __init__(self, root: Path, *, max_output_bytes: int, max_open_files: int = 4 * SHELVES) -> None:
@@ -140,7 +141,7 @@ class JobLogs:
                 # A descriptor of its own: the disk may take long, and the others on the shelf should not wait for it.
                 fd, written, with_folders = os.dup(file.fd), file.output_bytes, not file.folders_synced
             try:
-                os.fsync(fd)
+                flush_file(fd)
                 if with_folders:
                     for folder in (self._folder(job_id), self._folder(job_id).parent, self.root):
                         flush_folder(folder)
@@ -233,9 +234,8 @@ class JobLogs:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise StoreUnavailableError(
-                f"The output of job {job_id} cannot be {done} in {self.root}: {reason}."
-            ) from error
+            kind = StoreFullError if of_errno(error.errno) is Kind.FULL else StoreUnavailableError
+            raise kind(f"The output of job {job_id} cannot be {done} in {self.root}: {reason}.") from error
 
     def _find(self, shelf: _Shelf, key: tuple[int, int]) -> RunFile | None:
         """Return the open file; None where there is none, or none with a whole header."""

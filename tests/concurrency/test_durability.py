@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import threading
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 
 from hqueue import durability
 from hqueue.durability import Flusher
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import BrokenPromiseError, OutcomeUnknownError
 from tests.fakes import PATIENCE_S
 
 
@@ -38,9 +41,14 @@ def disk(monkeypatch):
 
 
 @pytest.fixture
-def flusher(tmp_path, disk):
+def deaths():
+    return []
+
+
+@pytest.fixture
+def flusher(tmp_path, disk, deaths):
     (tmp_path / "größe.db-wal").touch()
-    flusher = Flusher(tmp_path / "größe.db", print)
+    flusher = Flusher(tmp_path / "größe.db", deaths.append)
     flusher.start()
     yield flusher
     for _ in range(10):
@@ -66,15 +74,58 @@ def test_nobody_is_told_before_the_flush_and_all_who_waited_meanwhile_share_the_
     assert disk.flushed == [str(tmp_path / "größe.db-wal")] * 2
 
 
-def test_a_disk_that_fails_is_told_and_the_next_flush_is_tried(flusher, disk):
+def test_after_a_flush_that_failed_nothing_is_called_durable_any_more(flusher, disk, deaths):
+    """The kernel may have forgotten what was to be written: a later flush would succeed, and stand behind a hole."""
+    told: list[BaseException | None] = []
     disk.broken = True
+    flusher.when_durable(told.append)
+    assert disk.arrived.acquire(timeout=PATIENCE_S)
+    flusher.when_durable(told.append)
     disk.go_on.release()
-    with pytest.raises(StoreUnavailableError, match="disk"):
+    with pytest.raises(OutcomeUnknownError, match="not known"):
         flusher.wait()
     disk.broken = False
+    for _ in range(3):
+        disk.go_on.release()
+    flusher.start()  # nobody revives it
+    with pytest.raises(OutcomeUnknownError):
+        flusher.wait()
+    flusher.stop()
+    with pytest.raises(OutcomeUnknownError):
+        flusher.wait()
+    assert [type(error) for error in told] == [OutcomeUnknownError] * 2
+    assert [type(error) for error in deaths] == [BrokenPromiseError]
+    assert len(disk.flushed) == 1
+
+
+def test_without_a_descriptor_left_it_still_flushes(flusher, disk):
+    """The log is opened once; only another file under its name is opened anew."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 10, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        done = threading.Event()
+        flusher.when_durable(lambda error: error or done.set())
+        assert disk.arrived.acquire(timeout=PATIENCE_S)
+        disk.go_on.release()
+        assert done.wait(PATIENCE_S)
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_another_file_under_the_name_is_the_one_that_is_flushed(flusher, disk, tmp_path):
     disk.go_on.release()
     flusher.wait()
-    assert len(disk.flushed) == 2
+    (tmp_path / "neu").write_text("")
+    (tmp_path / "neu").rename(tmp_path / "größe.db-wal")
+    disk.go_on.release()
+    flusher.wait()
+    assert disk.flushed == [str(tmp_path / "größe.db-wal")] * 2
 
 
 def test_one_who_fails_when_told_holds_up_nobody(flusher, disk, caplog):

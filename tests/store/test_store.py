@@ -11,7 +11,16 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue import database
-from hqueue.errors import ConfigError, HQueueError, JobStateError, StoreUnavailableError
+from hqueue.errors import (
+    ConfigError,
+    HQueueError,
+    JobStateError,
+    Kind,
+    OutcomeUnknownError,
+    StoreFullError,
+    StoreUnavailableError,
+)
+from hqueue.failures import kind_of
 from hqueue.schema import client_group, event, job, metadata, requirement
 from hqueue.store import RunBulk, Store, WakeClient, WakeScheduler, chunks
 from tests.fakes import PATIENCE_S
@@ -325,21 +334,106 @@ class TestUnavailable:
                 store.write_soon(lambda session: add_group(session, "nachher")),
             ]
         told = [future.exception(PATIENCE_S) for future in futures]
-        assert isinstance(told[1], StoreUnavailableError)
+        assert isinstance(told[1], StoreFullError)
         acknowledged = [name for name, error in zip(["vorher", "", "nachher"], told, strict=True) if error is None]
         assert groups(store) == acknowledged
 
-    def test_what_is_an_outage_and_what_is_a_bug(self) -> None:
-        def error(code: int, kind: type[sa.exc.DBAPIError] = sa.exc.OperationalError) -> sa.exc.DBAPIError:
-            original = sqlite3.OperationalError("words")
-            original.sqlite_errorcode = code  # type: ignore[attr-defined]
-            return kind("SELECT", {}, original)
+    @over_the_network
+    def test_a_statement_with_too_many_values_is_one_bad_item(self, store: Store, backend: str) -> None:
+        """PostgreSQL's driver says so without a number, as it does of a lost connection."""
+        if backend == "mysql":
+            pytest.skip("another system: MySQL's driver writes the values into the statement")
+        many = sa.select(client_group.c.id).where(client_group.c.id.in_(range(70_000)))
+        errors: list[Exception | None] = []
 
-        for code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
-            assert database.is_unavailable(error(code))
-        assert database.is_unavailable(error(sqlite3.SQLITE_BUSY | (2 << 8)))  # an extended code
-        assert not database.is_unavailable(error(sqlite3.SQLITE_ERROR))
-        assert not database.is_unavailable(error(sqlite3.SQLITE_CONSTRAINT))
+        def write(session: Session) -> str:
+            errors.append(session.attempt(lambda: session.connection.execute(many)))
+            return add_group(session, "danach")
+
+        assert store.write_soon(write).result(PATIENCE_S) == "danach"
+        assert isinstance(errors[0], sa.exc.DBAPIError)
+        with pytest.raises(sa.exc.DBAPIError), store.writing() as session:
+            session.connection.execute(many)
+        assert groups(store) == ["danach"]
+
+    @over_the_network
+    def test_a_lost_answer_to_a_commit_is_unknown(
+        self, store: Store, backend: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever is said of it, the number that it took is not given out again."""
+
+        def cut(session: Session) -> int:
+            number = session.allocate("job")
+            real = sa.RootTransaction.commit
+
+            def commit(transaction: sa.RootTransaction) -> None:
+                monkeypatch.undo()
+                real(transaction)
+                raise sa.exc.DBAPIError("COMMIT", None, LOST[backend], connection_invalidated=True)
+
+            monkeypatch.setattr(sa.RootTransaction, "commit", commit)
+            add_group(session, "vielleicht")
+            return number
+
+        with pytest.raises(OutcomeUnknownError):
+            store.write_soon(cut).result(PATIENCE_S)
+        number = store.write_soon(lambda session: session.allocate("job")).result(PATIENCE_S)
+        assert number > 1
+        assert groups(store) == ["vielleicht"]
+
+
+def _with_sqlstate(state: str | None) -> Exception:
+    error = Exception("words")
+    error.sqlstate = state  # type: ignore[attr-defined]
+    return error
+
+
+def _of_sqlite(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError("words")
+    error.sqlite_errorcode = code
+    return error
+
+
+LOST = {"postgresql": _with_sqlstate(None), "mysql": Exception(2013, "Lost connection")}
+KINDS: list[tuple[Kind, Exception]] = [
+    (Kind.AWAY, _of_sqlite(sqlite3.SQLITE_BUSY | (2 << 8))),
+    (Kind.AWAY, _of_sqlite(sqlite3.SQLITE_IOERR_READ)),
+    (Kind.AWAY, _of_sqlite(sqlite3.SQLITE_READONLY)),
+    (Kind.FULL, _of_sqlite(sqlite3.SQLITE_FULL)),
+    (Kind.FULL, _of_sqlite(sqlite3.SQLITE_IOERR_SHMSIZE)),
+    (Kind.BROKEN_PROMISE, _of_sqlite(sqlite3.SQLITE_IOERR_FSYNC)),
+    (Kind.BAD_ITEM, _of_sqlite(sqlite3.SQLITE_ERROR)),
+    (Kind.BAD_ITEM, _of_sqlite(sqlite3.SQLITE_CONSTRAINT_UNIQUE)),
+    (Kind.BAD_ITEM, _of_sqlite(sqlite3.SQLITE_TOOBIG)),
+    (Kind.AWAY, _with_sqlstate("57P01")),
+    (Kind.AWAY, _with_sqlstate("57014")),
+    (Kind.AWAY, _with_sqlstate("40P01")),
+    (Kind.UNKNOWN, _with_sqlstate("40003")),
+    (Kind.FULL, _with_sqlstate("53100")),
+    (Kind.AWAY, _with_sqlstate("53300")),
+    (Kind.BAD_ITEM, _with_sqlstate("54023")),
+    (Kind.BAD_ITEM, _with_sqlstate("22P05")),
+    (Kind.BAD_ITEM, _with_sqlstate(None)),
+    (Kind.AWAY, Exception(2013, "Lost connection")),
+    (Kind.AWAY, Exception(1213, "Deadlock")),
+    (Kind.FULL, Exception(1114, "The table is full")),
+    (Kind.FULL, Exception(1026, 'Error writing file (Errcode: 28 "No space left on device")')),
+    (Kind.AWAY, Exception(1030, "Got error 5 from storage engine")),
+    (Kind.BAD_ITEM, Exception(4025, "CONSTRAINT failed")),
+    (Kind.BAD_ITEM, Exception(1153, "Got a packet bigger than max_allowed_packet")),
+]
+
+
+@pytest.mark.parametrize(("kind", "original"), KINDS, ids=[f"{kind.name}-{error!r}" for kind, error in KINDS])
+def test_kinds_are_told_by_number(kind: Kind, original: Exception) -> None:
+    for wrapper in (sa.exc.OperationalError, sa.exc.DatabaseError, sa.exc.InternalError):
+        assert kind_of(wrapper("SELECT", {}, original)) is kind
+
+
+def test_an_error_without_a_number_is_of_the_connection_where_there_is_none() -> None:
+    lost = sa.exc.OperationalError("SELECT", {}, _with_sqlstate(None), connection_invalidated=True)
+    never_made = sa.exc.OperationalError(None, None, _with_sqlstate(None))  # type: ignore[arg-type]
+    assert [kind_of(lost), kind_of(never_made), kind_of(KeyError(2013))] == [Kind.AWAY, Kind.AWAY, Kind.BAD_ITEM]
 
 
 def _kill_connections(store: Store, backend: str) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import StoreFullError, StoreUnavailableError
 from hqueue.joblogs import JobLogs, LogPiece, RunLog
 from hqueue.joblogs.runfile import FIRST_LINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 JOB, RUN = 12345, 678
 HEADER = "attempt 1 on höhle07\n$ hython rendern.py"
 END = "exit 3 after 4m12s, peak 31.2 GB"
 GB = 1 << 30
+FLUSHES = [name for name in ("fsync", "fdatasync") if hasattr(os, name)]
 
 
 def header() -> str:
@@ -247,7 +249,7 @@ class TestAFullDisk:
     def test_one_sentence_and_nothing_half_written(self, logs: JobLogs) -> None:
         logs.append(JOB, RUN, 0, b"012", header)
         size = logs.path(JOB, RUN).stat().st_size
-        with full_disk(size + 10), pytest.raises(StoreUnavailableError) as caught:
+        with full_disk(size + 10), pytest.raises(StoreFullError) as caught:
             logs.append(JOB, RUN, 3, b"x" * 11, header)
         assert caught.value.message == f"The output of job 12345 cannot be written in {logs.root}: File too large."
         assert logs.path(JOB, RUN).stat().st_size == size
@@ -256,7 +258,7 @@ class TestAFullDisk:
         assert whole(logs) == "012345"
 
     def test_no_place_for_the_header(self, logs: JobLogs) -> None:
-        with full_disk(20), pytest.raises(StoreUnavailableError):
+        with full_disk(20), pytest.raises(StoreFullError):
             logs.append(JOB, RUN, 0, b"012", header)
         assert logs.length(JOB, RUN) == 0
         assert logs.append(JOB, RUN, 0, b"012", header) == 3
@@ -264,7 +266,7 @@ class TestAFullDisk:
 
     def test_no_place_for_the_end(self, logs: JobLogs) -> None:
         logs.append(JOB, RUN, 0, b"012", header)
-        with full_disk(logs.path(JOB, RUN).stat().st_size + 5), pytest.raises(StoreUnavailableError):
+        with full_disk(logs.path(JOB, RUN).stat().st_size + 5), pytest.raises(StoreFullError):
             logs.finish(JOB, RUN, header, END)
         assert logs.length(JOB, RUN) == restarted(logs).length(JOB, RUN) == 3
         logs.finish(JOB, RUN, header, END)
@@ -279,13 +281,13 @@ class TestAFullDisk:
 class TestSync:
     def test_file_and_folders_reach_the_disk_once(self, logs: JobLogs, monkeypatch: pytest.MonkeyPatch) -> None:
         synced: list[str] = []
-        really = os.fsync
 
-        def fsync(fd: int) -> None:
+        def fsync(fd: int, really: Callable[[int], None]) -> None:
             synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()).removeprefix(str(logs.root)))
             really(fd)
 
-        monkeypatch.setattr(os, "fsync", fsync)
+        for name in FLUSHES:
+            monkeypatch.setattr(os, name, partial(fsync, really=getattr(os, name)))
         logs.append(JOB, RUN, 0, b"x", header)
         logs.sync(JOB, RUN)
         assert synced == ["/000012/12345/678.log", "/000012/12345", "/000012", ""]
@@ -304,7 +306,8 @@ class TestSync:
             raise OSError(5, "Input/output error")
 
         with monkeypatch.context() as broken:
-            broken.setattr(os, "fsync", fsync)
+            for name in FLUSHES:
+                broken.setattr(os, name, fsync)
             with pytest.raises(StoreUnavailableError, match="Input/output error"):
                 logs.sync(JOB, RUN)
         assert logs.length(JOB, RUN) == 3
