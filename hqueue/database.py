@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import roles
 
+from hqueue import deadlines
 from hqueue.errors import (
     BrokenPromiseError,
     ConfigError,
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 WRITING: Final = "hqueue_writing"  # execution option of the connection that may write
 _BUSY_TIMEOUT_MS: Final = 10_000
 _LARGE_WAL_BYTES: Final = 64 * 1024 * 1024
+_CACHE_BYTES: Final = 64 * 1024 * 1024  # pages that one connection keeps, while all together keep no more than
+_ALL_CACHES_BYTES: Final = 128 * 1024 * 1024
 # Advisory locks are named by a number on PostgreSQL and by a text on MySQL.
 _LOCK_NUMBER: Final = 0x6871_7565_7565
 _LOCK_NAME: Final = "CONCAT('hqueue ', MD5(DATABASE()))"  # MySQL takes 64 characters at the most
@@ -70,7 +73,7 @@ def create_engine(url: str, *, pool_size: int, max_overflow: int) -> sa.Engine:
             sa_event.listen(engine, "connect", _set_up_sqlite)
             sa_event.listen(engine, "begin", _begin_sqlite)
             return engine
-        return sa.create_engine(parsed, pool_pre_ping=True, isolation_level="REPEATABLE READ", **options)
+        return deadlines.create_engine(parsed, pool_pre_ping=True, isolation_level="REPEATABLE READ", **options)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise ConfigError(f"database_url {url!r} is not a database URL: {error}") from None
     except ModuleNotFoundError as error:
@@ -83,14 +86,21 @@ def create_engine(url: str, *, pool_size: int, max_overflow: int) -> sa.Engine:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, and of which kind
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    mode = cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode not in {"wal", "memory"}:
+        raise ConfigError(
+            f"SQLite cannot keep a write-ahead log there (its journal is {mode!r}); put the store on a disk of this "
+            "machine, not on one of the network, or use PostgreSQL or MariaDB",
+        )
     cursor.execute("PRAGMA synchronous=NORMAL")  # durability.Flusher makes the commits survive a power cut
     cursor.execute("PRAGMA foreign_keys=ON")
     if cursor.execute("PRAGMA foreign_keys").fetchone() != (1,):
         raise ConfigError("this SQLite library was built without foreign keys; use another one")
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA wal_autocheckpoint=0")  # checkpoint() does it, away from the writers
-    cursor.execute("PRAGMA cache_size=-65536")
+    cursor.execute("PRAGMA checkpoint_fullfsync=ON")  # macOS alone knows it
+    cursor.execute(f"PRAGMA cache_size=-{_CACHE_BYTES // 1024}")
+    cursor.execute(f"PRAGMA soft_heap_limit={_ALL_CACHES_BYTES}")  # of the process: who is over it reuses its pages
     cursor.close()
 
 
@@ -237,6 +247,7 @@ class ServerLock:
             return
         connection.rollback()
         if taken:
+            deadlines.check_session(connection)
             self._was_ours = True
         elif self._was_ours:
             raise StoreUnavailableError("the database has not let go of this server's lock yet; try again shortly")
@@ -304,7 +315,9 @@ def upgrade(engine: sa.Engine) -> None:
 
     Errors: ConfigError for a database that holds tables which are not ours: it is never touched.
     """
-    with translated_errors(), engine.connect().execution_options(**{WRITING: True}) as connection:
+    # On databases over the network without deadlines: an upgrade may take long.
+    patient = engine if engine.dialect.name == "sqlite" else sa.create_engine(engine.url, poolclass=sa.NullPool)
+    with translated_errors(), patient.connect().execution_options(**{WRITING: True}) as connection:
         names = set(sa.inspect(connection).get_table_names())
         connection.rollback()
         foreign = names if "alembic_version" not in names else names - OUR_TABLES

@@ -6,8 +6,10 @@ A commit takes tens of microseconds, a flush to the disk milliseconds. So SQLite
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _flush: Final = flush_file
+_RESERVE_BYTES: Final = 4 * 1024 * 1024
+_ZEROS: Final = bytes(256 * 1024)
 
 
 class Flusher:
@@ -110,16 +114,54 @@ class Flusher:
         if self._wal is None:
             return False
         try:
-            there = self._wal.stat()
+            if self._fd is None or not os.path.samestat(os.fstat(self._fd), self._wal.stat()):
+                self._close()
+                self._fd = os.open(self._wal, os.O_RDWR)
         except FileNotFoundError:
             return False  # the last connection has carried it over into the database, and flushed that
-        if self._fd is not None and os.path.samestat(os.fstat(self._fd), there):
-            return True
-        self._close()
-        self._fd = os.open(self._wal, os.O_RDWR)
         return True
 
     def _close(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
+
+
+class Reserve:
+    """Room on the disk of a SQLite store, held by a file: given up when the disk is full, for what has to go on then.
+
+    Until there is room to make it again, nothing else is stored.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = None if path is None else path.with_name(f"{path.name}-reserve")
+        self._is_there = False
+        self.is_given_up = False
+
+    def give_up(self) -> None:
+        """Let what is urgent have the room."""
+        if self._path is None or self.is_given_up:
+            return
+        self.is_given_up, self._is_there = True, False
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+        log.error("the disk of the store is full: nothing new is taken until there is room; %s is given up", self._path)
+
+    def renew(self) -> None:
+        """Make the file where it is not there, if the disk has room for that and as much again."""
+        if self._path is None or self._is_there:
+            return
+        try:
+            if shutil.disk_usage(self._path.parent).free < 2 * _RESERVE_BYTES:
+                return
+            with self._path.open("wb", buffering=0) as file:
+                for _ in range(0, _RESERVE_BYTES, len(_ZEROS)):
+                    file.write(_ZEROS)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            return
+        self._is_there = True
+        if self.is_given_up:
+            self.is_given_up = False
+            log.warning("the disk of the store has room again")

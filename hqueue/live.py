@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A check that comes later than this means that the server stood still, and so did every client's connection to it.
 _STALL_S: Final = 10.0
+_WITHHELD_S: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -65,6 +66,8 @@ class LiveFarm:
     clients: dict[int, LiveClient] = field(default_factory=dict)
     progress: dict[int, Progress] = field(default_factory=dict)  # by job id, for open runs
     holds: dict[int, Hold] = field(default_factory=dict)  # by job id: what the latest tick kept for it
+    # By run id: ended, but the server cannot take the rest of its output: why, and when that was last so.
+    withheld: dict[int, tuple[str, float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _checked_at_s: float = 0.0
 
@@ -114,6 +117,25 @@ class LiveFarm:
         known = self.progress.get(job_id)
         if known is None or (known.numerator, known.denominator) != (numerator, denominator):
             self.progress[job_id] = Progress(numerator, denominator)
+
+    def withhold(self, run_id: int, why: str) -> bool:
+        """Note that a run has ended whose output cannot be taken; tell whether that is new."""
+        is_new = run_id not in self.undelivered()
+        self.withheld[run_id] = why, self.clock.monotonic()
+        return is_new
+
+    def undelivered(self) -> dict[int, str]:
+        """Return why the output of runs that have ended cannot be taken, by run id: they hold nothing any more.
+
+        One that its client no longer speaks of is none of them.
+        """
+        if not self.withheld:
+            return {}
+        since = self.clock.monotonic() - _WITHHELD_S
+        found = {run_id: why for run_id, (why, at_s) in list(self.withheld.items()) if at_s >= since}
+        if not found:
+            self.withheld.clear()
+        return found
 
     def forget_progress(self, job_id: int) -> None:
         """Let a job go whose run has ended; its progress is in the store.

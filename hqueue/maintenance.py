@@ -83,7 +83,7 @@ def carry_bulk_on(store: Store) -> int:
     steps = 0
     more = True
     while more:
-        with store.writing(durable=False) as session:
+        with store.writing(durable=False, urgent=True) as session:
             more = bulk.step(session)
         steps += more
     return steps

@@ -77,6 +77,7 @@ class Server:
         self._ticker = self._service("scheduler", self._tick, clock, INTERVAL_S)
         self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
         self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
+        self._proof = self._service("proof", self._prove, clock, 1.0)
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
@@ -114,9 +115,18 @@ class Server:
             self._transport = self._listen()
             opened.callback(self._transport.server_close)
             self.store.on_commit = self._carry_out
+            self.store.on_forget = self._forget
             serve, shutdown = self._transport.serve_forever, self._transport.shutdown
             loop = Loop("transport", lambda _: serve(), self._died, interrupt=shutdown)
-            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints, self._wakeups, loop):
+            for service in (
+                self._ticker,
+                self._bulk,
+                self._maintenance,
+                self._checkpoints,
+                self._proof,
+                self._wakeups,
+                loop,
+            ):
                 service.start()
                 opened.callback(service.stop)
             self._opened = opened.pop_all()
@@ -196,6 +206,12 @@ class Server:
             query = sa.select(client.c.id).where(~client.c.lost, ~client.c.forgotten)
             self.live_farm.watch(connection.execute(query).scalars())
 
+    def _forget(self) -> None:
+        """Know of clients what the store does; they register again, for another server may have heard of them."""
+        for client_id in list(self.live_farm.clients):
+            self.live_farm.leave(client_id)
+        self._watch_clients()
+
     def _carry_out(self, instructions: Sequence[Instruction]) -> None:
         """Give the nudges that a commit asked for."""
         for instruction in instructions:
@@ -213,6 +229,10 @@ class Server:
 
     def _tick(self) -> float | None:
         self.scheduler.tick()
+        return None
+
+    def _prove(self) -> float | None:
+        self.store.prove()
         return None
 
     def _carry_bulk_on(self) -> float | None:

@@ -11,64 +11,52 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from dataclasses import dataclass
+from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import sqlalchemy as sa
 
-from hqueue import database
-from hqueue.clock import Clock, to_ms
+from hqueue import database, deadlines
+from hqueue.clock import Clock, SystemClock, to_ms
 from hqueue.config import Policy
-from hqueue.durability import Flusher
+from hqueue.durability import Flusher, Reserve
 from hqueue.errors import PASSING, BrokenPromiseError, Kind, OutcomeUnknownError, StoreFullError, StoreUnavailableError
 from hqueue.failures import kind_of
 from hqueue.groupcommit import GroupCommit
-from hqueue.schema import counter, event
+from hqueue.schema import counter
+from hqueue.session import (
+    SAVE_COUNTER,
+    AwaitTick,
+    Counters,
+    DeleteLogs,
+    Instruction,
+    RunBulk,
+    Session,
+    WakeClient,
+    WakeScheduler,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator, Sequence
 
     from hqueue.service import OnDeath
 
+__all__ = [
+    "AwaitTick",
+    "DeleteLogs",
+    "FairLock",
+    "Instruction",
+    "RunBulk",
+    "Session",
+    "Store",
+    "WakeClient",
+    "WakeScheduler",
+    "chunks",
+]
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WakeScheduler:
-    """Something can be assigned that could not be before."""
-
-
-@dataclass(frozen=True, slots=True)
-class WakeClient:
-    """A client has work or wishes to fetch."""
-
-    client_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunBulk:
-    """An action waits to be carried to a job's relatives."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteLogs:
-    """A job is gone, and so should its output be."""
-
-    job_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitTick:
-    """Somebody waits for the scheduler's first pass that sees this commit."""
-
-    done: Future[None]
-
-
-# Nudges for after the commit. The rows alone imply the work: one that is lost costs a tick, never a job.
-Instruction = WakeScheduler | WakeClient | RunBulk | DeleteLogs | AwaitTick
 
 
 class FairLock:
@@ -97,131 +85,12 @@ class FairLock:
                 self._held = False
 
 
-class Session:
-    """One open write transaction, with what is to follow its commit."""
-
-    def __init__(
-        self,
-        connection: sa.Connection,
-        now_ms: int,
-        counters: _Counters,
-        requirement_ids: dict[str, int],
-        policy: Policy,
-    ) -> None:
-        self.connection = connection
-        self.now_ms = now_ms
-        self.requirement_ids = requirement_ids  # what is known of the requirement table: ids by digest
-        self.policy = policy
-        self._counters = counters
-        self._events: list[dict[str, Any]] = []
-        self._instructions: dict[Instruction, None] = {}
-        self._remembered: list[tuple[MutableMapping[Any, Any], Hashable, Any]] = []
-        self._depth = 0  # of savepoints
-
-    def allocate(self, name: str, count: int = 1) -> int:
-        """Take ids or sequence numbers and return the first; gaps appear where a transaction fails, repeats never."""
-        return self._counters.take(self.connection, name, count)
-
-    def record(self, job_id: int, event_name: str, status: str, message: str = "") -> None:
-        """Add a line to a job's log and to the change feed."""
-        self._events.append(
-            {"job_id": job_id, "at": self.now_ms, "event": event_name, "status": status, "message": message},
-        )
-
-    def after_commit(self, instruction: Instruction) -> None:
-        """Ask for a nudge once the transaction is safely stored; asked for twice, it is given once."""
-        self._instructions[instruction] = None
-
-    def remember(self, cache: MutableMapping[Any, Any], key: Hashable, value: Any) -> None:
-        """Put a row's id into a cache once the row is safely stored."""
-        self._remembered.append((cache, key, value))
-
-    def recall(self, cache: MutableMapping[Any, Any], key: Hashable) -> Any:
-        """Return what a cache holds, or what this transaction is about to put there, or None."""
-        for staged, staged_key, value in reversed(self._remembered):
-            if staged is cache and staged_key == key:
-                return value
-        return cache.get(key)
-
-    @contextlib.contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Undo the block alone, rows and nudges, when it raises."""
-        marks = len(self._events), dict(self._instructions), len(self._remembered)
-        self._depth += 1
-        name = f"part{self._depth}"  # one of its own: MariaDB forgets an outer one of the same name
-        self.connection.exec_driver_sql(f"SAVEPOINT {name}")
-        try:
-            yield
-        except BaseException as error:
-            try:
-                self.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
-            except sa.exc.DBAPIError:
-                # A full disk makes SQLite give up the whole transaction, with all that others wrote in it.
-                raise (StoreFullError if kind_of(error) is Kind.FULL else StoreUnavailableError) from error
-            del self._events[marks[0] :]
-            self._instructions = marks[1]
-            del self._remembered[marks[2] :]
-            raise
-        finally:
-            self._depth -= 1
-        self.connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
-
-    def attempt(self, function: Callable[[], object]) -> Exception | None:
-        """Do something that alone is undone when it raises; return the error.
-
-        Errors: what is not about this one thing alone is raised.
-        """
-        try:
-            with self.savepoint():
-                function()
-        except Exception as error:
-            if kind_of(error) is not Kind.BAD_ITEM:
-                raise
-            return error
-        return None
-
-    def finish(self) -> None:
-        """Write what was only noted so far; called by the store, just before the commit."""
-        if self._events:
-            first = self.allocate("event", len(self._events))
-            for place, row in enumerate(self._events):
-                row["seq"] = first + place
-            self.connection.execute(sa.insert(event), self._events)
-        self._counters.save(self.connection)
-
-    def committed(self) -> Sequence[Instruction]:
-        """Fill the caches and return the nudges to give; called by the store after the commit."""
-        for cache, key, value in self._remembered:
-            cache[key] = value
-        return list(self._instructions)
-
-
-class _Counters:
-    """The numbers given out so far; only the holder of the write lock uses them."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, int] = {}
-        self._unsaved: set[str] = set()
-
-    def take(self, connection: sa.Connection, name: str, count: int) -> int:
-        value = self._values.get(name)
-        if value is None:
-            value = connection.execute(sa.select(counter.c.value).where(counter.c.name == name)).scalar_one()
-        self._values[name] = value + count
-        self._unsaved.add(name)
-        return value + 1
-
-    def save(self, connection: sa.Connection) -> None:
-        for name in self._unsaved:
-            connection.execute(_SAVE_COUNTER, {"counter_name": name, "counter_value": self._values[name]})
-        self._unsaved.clear()
-
-
-_SAVE_COUNTER: Final = (
-    sa.update(counter).where(counter.c.name == sa.bindparam("counter_name")).values(value=sa.bindparam("counter_value"))
-)
-
-
+_EPOCH: Final = "epoch"
+_FRESH_S: Final = 3.0
+_DATABASES_CLOCK: Final = SystemClock()  # what the database goes by when it ends a session
+_PROVEN_S: Final = 5.0
+_PROOF: Final = "event"  # any row that is always there
+_TOUCH: Final = sa.update(counter).where(counter.c.name == sa.bindparam("counter_name")).values(value=counter.c.value)
 _DEFAULTS: Final = Policy()
 
 
@@ -233,6 +102,7 @@ class Store:
     """A farm's database.
 
     `on_commit` is called after each commit with the nudges that were asked for, on the thread that committed;
+    `on_forget` when another server has had the store in between, and all that is remembered of it may be wrong;
     `on_death` when the thread of the group commit or of the flusher has died.
     """
 
@@ -249,17 +119,24 @@ class Store:
         self.policy = policy
         self.engine = database.create_engine(url, pool_size=pool_size, max_overflow=max_overflow)
         self.on_commit: Callable[[Sequence[Instruction]], None] = lambda _: None
+        self.on_forget: Callable[[], None] = lambda: None
         self.is_open = False
         self._clock = clock
         self._lock = FairLock()
         self._server_lock = database.ServerLock(self.engine)
-        self._counters = _Counters()
+        self._counters = Counters()
         self._requirement_ids: dict[str, int] = {}
         self._writer: sa.Connection | None = None
+        self._used_at_s = 0.0
+        self._epoch: int | None = None
+        self._is_doubtful = False  # what is remembered: it is not known whether a transaction was stored
         self._on_death = on_death
         self._broken = False  # a promise: nothing more is written, and the process ends
+        self._latest: tuple[float, str] = (0.0, "")  # when a write was tried, and what came of it: "" is well
+        self._reserve = Reserve(database.sqlite_path(self.engine))
         self._flusher = Flusher(database.sqlite_path(self.engine), self._break)
-        self._groups = GroupCommit(partial(self.writing, durable=False), self._flusher.when_durable, clock, on_death)
+        writing = partial(self.writing, durable=False, urgent=True)
+        self._groups = GroupCommit(writing, self._flusher.when_durable, clock, on_death)
 
     @property
     def is_local(self) -> bool:
@@ -276,10 +153,14 @@ class Store:
             with self._lock, database.translated_errors():
                 self._writing_connection()
             database.upgrade(self.engine)
+            with self._lock, database.translated_errors():
+                self._begin_epoch(self._writing_connection())
         except BaseException:
             self.close()
             raise
         self.is_open = True
+        self._latest = self._clock.monotonic(), ""
+        self._reserve.renew()
         self._flusher.start()
         self._groups.start()
 
@@ -295,18 +176,22 @@ class Store:
                 return
             self._drop_writer()
         self.engine.dispose()
+        self._reserve.renew()  # what is freed with the log is kept for the next start
         self._server_lock.release()
 
     @contextlib.contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[Session]:
+    def writing(self, *, durable: bool = True, urgent: bool = False) -> Iterator[Session]:
         """Open the one write transaction; commit at the end of the block, roll back when it raises.
 
         The block's end returns when the commit survives a power cut; with `durable` False as soon as others see it,
         and whoever is told of it has to be told through `when_durable`.
+        What is `urgent` may take of the disk's reserve.
         Errors: StoreUnavailableError and StoreFullError: nothing was changed; OutcomeUnknownError: it may be stored.
         """
         with self._lock:
             self._check_open()
+            if not urgent:
+                self._check_room()
             try:
                 with database.translated_errors():
                     connection = self._writing_connection()
@@ -323,11 +208,42 @@ class Store:
             except BrokenPromiseError as error:
                 self._break(error)
                 raise OutcomeUnknownError from error
+            except PASSING as error:
+                self._latest = self._clock.monotonic(), error.message
+                if isinstance(error, StoreFullError):
+                    self._reserve.give_up()
+                raise
+            self._latest = self._clock.monotonic(), ""
             instructions = session.committed()
         if instructions:
             self._nudge(instructions)
         if durable:
             self.flush()
+
+    def trouble(self) -> str:
+        """Return why the store cannot be relied on at the moment: "" when a write of the last seconds succeeded."""
+        at_s, trouble = self._latest
+        if self._reserve.is_given_up:
+            return StoreFullError().message
+        if trouble or self._clock.monotonic() - at_s <= _PROVEN_S:
+            return trouble
+        return f"no write has come to its end in the last {_PROVEN_S:g} s"
+
+    def prove(self) -> None:
+        """Try a write where the latest is not quite new, and make the disk's reserve again; to be called each second.
+
+        On a database over the network it also keeps our session: one that says nothing is ended.
+        """
+        if not self._broken:
+            self._reserve.renew()
+        at_s, trouble = self._latest
+        if trouble or self._clock.monotonic() - at_s >= _PROVEN_S / 2:
+            with self.writing(durable=False) as session:
+                session.connection.execute(_TOUCH, {"counter_name": _PROOF})
+
+    def _check_room(self) -> None:
+        if self._reserve.is_given_up:
+            raise StoreFullError
 
     def _check_open(self) -> None:
         if self._broken:
@@ -344,6 +260,7 @@ class Store:
                 raise
             # The database may have done it, and its answer was lost.
             log.warning("it is not known whether a transaction was stored: %s", error.orig)
+            self._is_doubtful = True
             raise OutcomeUnknownError from error
 
     def _break(self, error: BaseException) -> None:
@@ -377,12 +294,16 @@ class Store:
         """Call back, on another thread, once all that is committed now survives a power cut."""
         self._flusher.when_durable(told)
 
-    def write_soon(self, function: Callable[[Session], T], *, durable: bool = True) -> Future[T]:
+    def write_soon(self, function: Callable[[Session], T], *, durable: bool = True, urgent: bool = False) -> Future[T]:
         """Run a small write in a commit shared with others; the future resolves once it survives a power cut.
 
-        With `durable` False it resolves as soon as others see it.
+        With `durable` False it resolves as soon as others see it. What is `urgent` may take of the disk's reserve.
         Errors: in the future: what the function raised (it alone is undone), or an error of `writing`.
         """
+        if self._reserve.is_given_up and not urgent:
+            refused: Future[T] = Future()
+            refused.set_exception(StoreFullError())
+            return refused
         return self._groups.put(function, durable=durable)
 
     def checkpoint(self) -> None:
@@ -391,15 +312,53 @@ class Store:
             database.checkpoint(self.engine)
 
     def _writing_connection(self) -> sa.Connection:
+        if self._writer is not None and not self._still_there(self._writer):
+            self._drop_writer()
         if self._writer is None:
             connection = self.engine.connect().execution_options(**{database.WRITING: True})
             try:
                 self._server_lock.acquire_on(connection)
+                if self.is_open:
+                    self._begin_epoch(connection)
             except BaseException:
+                connection.invalidate()
                 connection.close()
                 raise
             self._writer = connection
+        self._used_at_s = _DATABASES_CLOCK.monotonic()
         return self._writer
+
+    def _still_there(self, writer: sa.Connection) -> bool:
+        """Ask a session that was not used for a while: the database may have ended it, and nobody need be told."""
+        if self.is_local or _DATABASES_CLOCK.monotonic() - self._used_at_s < _FRESH_S:
+            return True
+        try:
+            writer.exec_driver_sql("SELECT 1")
+            writer.rollback()
+        except sa.exc.DBAPIError:
+            return False
+        return True
+
+    def _begin_epoch(self, connection: sa.Connection) -> None:
+        """Raise the number of sessions that have written; where it is not ours, somebody else has written since."""
+        if self.is_local:
+            return  # the lock's file is held for as long as the process lives
+        deadlines.keep_short(connection)
+        with connection.begin():
+            found = connection.execute(sa.select(counter.c.value).where(counter.c.name == _EPOCH)).scalar()
+            if found is None:
+                connection.execute(sa.insert(counter).values(name=_EPOCH, value=1))
+            else:
+                connection.execute(SAVE_COUNTER, {"counter_name": _EPOCH, "counter_value": found + 1})
+        before, self._epoch = self._epoch, (found or 0) + 1
+        if found == before and not self._is_doubtful:
+            return
+        self._counters = Counters()
+        self._requirement_ids.clear()
+        self._is_doubtful = False
+        if before is not None and found != before:
+            log.warning("another server has written to the store since; all that was remembered is read anew")
+            self.on_forget()
 
     def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None

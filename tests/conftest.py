@@ -189,6 +189,7 @@ class SharedStore:
         store._counters = type(store._counters)()
         store._requirement_ids.clear()
         store.on_commit = lambda _: None
+        store.on_forget = lambda: None
         return store
 
     def close_store(self) -> None:
@@ -253,7 +254,13 @@ class TestDatabase(SharedStore):
         """Return the store, open and as if it had just been opened."""
         if self._store is None or not self._store.is_open:
             return self._open(self.url, clock)
-        return self._renew(self._store, clock)
+        store = self._renew(self._store, clock)
+        with store._lock:  # a session of its own: the database ends one that was silent for some seconds
+            store._drop_writer()
+            store._epoch = None
+        with store.writing():
+            pass
+        return store
 
     def close(self) -> None:
         """Let its connections go."""

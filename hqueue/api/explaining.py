@@ -61,4 +61,5 @@ _EXPLAINED: Final = sa.select(
     job.c.root_id,
     job.c.children_total,
     job.c.children_unsettled,
+    job.c.run_id,
 ).where(job.c.id == sa.bindparam("wanted"))

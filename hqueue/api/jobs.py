@@ -261,7 +261,7 @@ class Jobs:
             act(session, action, wanted)
             return True
 
-        return self._store.write_soon(write)
+        return self._store.write_soon(write, urgent=action is Action.CANCEL)
 
     def _ids(self, query: sa.Select[Any]) -> list[int]:
         with self._store.reading() as connection:

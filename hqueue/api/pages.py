@@ -43,9 +43,10 @@ class Pages:
         """
         try:
             if path == "/":
-                return Page(200, f"hqueue {__version__}, {self._state()}\n")
+                state = self._state()
+                return Page(200 if state == "running" else 503, f"hqueue {__version__}, {state}\n")
             if path == "/health":
-                return Page(200, f"{self._state()}\n")
+                return self._health()
             if path == "/metrics":
                 return Page(200, self._metrics(), _PROMETHEUS)
             return self._job(path)
@@ -53,9 +54,13 @@ class Pages:
             return Page(503, f"{error.message}\n")
 
     def _state(self) -> str:
-        with self._store.reading() as connection:
-            connection.execute(sa.select(sa.literal(1))).scalar_one()
-        return "running"
+        """Return how the server is; the store is not asked, for it may not answer."""
+        return self._store.trouble() or "running"
+
+    def _health(self) -> Page:
+        state = self._state()
+        lines = [state, *sorted(set(self._farm.live_farm.undelivered().values()))]
+        return Page(200 if state == "running" else 503, "".join(f"{line}\n" for line in lines))
 
     def _job(self, path: str) -> Page:
         before, _, text = path.removesuffix("/").rpartition("/")

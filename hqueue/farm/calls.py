@@ -83,9 +83,9 @@ class FarmMethods:
             except Exception as error:  # noqa: BLE001 - the caller's answer
                 reply.set_exception(error)
 
-        self._store.write_soon(
-            lambda session: clients.register(session, who, peer),
-        ).add_done_callback(stored)
+        self._store.write_soon(lambda session: clients.register(session, who, peer), urgent=True).add_done_callback(
+            stored
+        )
         return reply
 
     @exposed(Where.LOOP)
@@ -155,7 +155,7 @@ class FarmMethods:
                 reply.set_exception(error)
 
         self._store.write_soon(
-            lambda session: clients.take_reports(session, live.id, live.label, accepted),
+            lambda session: clients.take_reports(session, live.id, live.label, accepted), urgent=True
         ).add_done_callback(stored)
         return reply
 
@@ -232,6 +232,8 @@ class FarmMethods:
         live.unsaved = True
         for listed in beat.runs:
             self._runs.note_progress(listed.token, listed.progress)
+            if listed.state == "ended":
+                self._runs.note_ended(listed.token)
         changed = beat.condemned != live.condemned or beat.terminating != live.terminating
         return changed or (beat.terminating and not beat.runs) or bool(overtime(live, beat, self._config))
 

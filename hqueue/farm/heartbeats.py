@@ -72,7 +72,7 @@ class Heartbeat:
         if self._accepted:
             # What has ended makes room: the answer waits for the scheduler's next pass, to carry new work.
             self._tick = Future()
-        self._store.write_soon(self._write, durable=False).add_done_callback(self._stored)
+        self._store.write_soon(self._write, durable=False, urgent=True).add_done_callback(self._stored)
 
     def _write(self, session: Session) -> None:
         live = self._live

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal as signals
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.errors import StoreFullError, StoreUnavailableError
 from hqueue.lifecycle import clients
 from hqueue.lifecycle.runs import describe
 from hqueue.protocol import EXITED, KILLED, Place, Resend
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from hqueue.store import Store
 
 
+log = logging.getLogger(__name__)
+
 NOWHERE: Final = Place()
 
 
@@ -36,6 +40,7 @@ class KnownRun:
     client_id: int
     place: Place = NOWHERE
     assignment: Assignment | None = None  # as it was handed out; None after a restart of the server
+    trouble: str = ""  # why its output cannot be taken
 
 
 _BY_TOKEN: Final = sa.select(run.c.id, run.c.job_id, run.c.client_id).where(run.c.token == sa.bindparam("wanted"))
@@ -81,7 +86,23 @@ class OpenRuns:
         if place != NOWHERE:
             known.place = place
         head = partial(self._head, known, live.label)
-        return self._logs.append(known.job_id, known.run_id, piece.offset, piece.data, head)
+        try:
+            length = self._logs.append(known.job_id, known.run_id, piece.offset, piece.data, head)
+        except (StoreFullError, StoreUnavailableError) as error:
+            known.trouble = error.message
+            raise
+        known.trouble = ""
+        return length
+
+    def note_ended(self, token: str) -> None:
+        """Note that a run has ended: while its output cannot be taken, it waits for that without its CPUs."""
+        known = self._runs.get(token)
+        if known is None:
+            return
+        if not known.trouble:
+            self._live_farm.withheld.pop(known.run_id, None)
+        elif self._live_farm.withhold(known.run_id, known.trouble):
+            log.error("%s Its command has ended and waits for that; its CPUs are free.", known.trouble)
 
     def accept(self, live: LiveClient, reports: Iterable[Report]) -> tuple[list[Report], list[Resend]]:
         """Return the reports whose output is complete and on disk, and what is missing of the others'."""
@@ -92,16 +113,27 @@ class OpenRuns:
             if known is None or known.client_id != live.id:
                 accepted.append(report)  # of no use to anybody: acknowledged and dropped
                 continue
-            length = self._logs.length(known.job_id, known.run_id)
+            try:
+                length = self._finish(known, live.label, report)
+            except (StoreFullError, StoreUnavailableError) as error:
+                known.trouble = error.message
+                self.note_ended(report.token)
+                continue  # it comes again, and holds up no other
+            known.trouble = ""
             if length < report.output_bytes:
                 resend.append(Resend(report.token, length))
-                continue
+            else:
+                accepted.append(report)
+        return accepted, resend
+
+    def _finish(self, known: KnownRun, label: str, report: Report) -> int:
+        """Put the last line under the output of a run, where all of it is there; return how many bytes there are."""
+        length = self._logs.length(known.job_id, known.run_id)
+        if length >= report.output_bytes:
             if report.output_bytes:
                 self._logs.sync(known.job_id, known.run_id)
-            head = partial(self._head, known, live.label)
-            self._logs.finish(known.job_id, known.run_id, head, end_line(report))
-            accepted.append(report)
-        return accepted, resend
+            self._logs.finish(known.job_id, known.run_id, partial(self._head, known, label), end_line(report))
+        return length
 
     def drop(self, reports: Sequence[Report]) -> None:
         """Forget runs whose end is stored."""
@@ -109,6 +141,7 @@ class OpenRuns:
             known = self._runs.pop(report.token, None)
             if known is not None:
                 self._live_farm.forget_progress(known.job_id)
+                self._live_farm.withheld.pop(known.run_id, None)
 
     def _head(self, known: KnownRun, label: str) -> str:
         what = known.assignment

@@ -35,6 +35,7 @@ class Explainer:
         self._rows = rows
         self._reader = reader
         self._holds = reader.live_farm.holds
+        self.undelivered = reader.live_farm.undelivered()
         self._found: dict[tuple[int, tuple[Hold, ...]], Explanation] = {}
 
     @cached_property
@@ -87,6 +88,8 @@ class Explainer:
             count, total = row.children_unsettled, row.children_total
             what = f"{count} of its {total} children to finish" if count else "its children to be rescheduled"
             return f"waits for {what}"
+        if row.status == JobStatus.RUNNING and row.run_id in self.undelivered:
+            return f"waits for the server to take its output: {self.undelivered[row.run_id]}"
         return _WAITS.get(JobStatus(row.status), "")
 
     def clients_on_hold(self, job_id: int) -> list[dict[str, Any]]:

@@ -75,7 +75,9 @@ class FarmReader:
         resources = connection.execute(_RESOURCES)
         units = Units({row.name: Resource(row.maximum, bool(row.per_machine)) for row in resources})
         by_id = {view.facts.id: view for view in clients}
-        use = connection.execute(_IN_USE).all()
+        undelivered = self.live_farm.undelivered()
+        statement = _IN_USE_BUT_ENDED if undelivered else _IN_USE
+        use = connection.execute(statement, {"ended": [*undelivered]} if undelivered else {}).all()
         known = self.requirements(connection, {row[1] for row in use})
         for client_id, requirement_id, kind, count in use:
             view = by_id.get(client_id)
@@ -188,21 +190,30 @@ _REQUIREMENTS: Final = sa.select(requirement.c.id, requirement.c.spec_json).wher
     requirement.c.id.in_(listed("keys")),
 )
 _COMMAND, _RESERVED, _FENCED = 0, 1, 2
+
+
 # One query per index: an OR over all would read every run there ever was. A run that was given up holds its client's
 # CPUs until it is proved dead, but no resources (SPEC 4.5). Grouped by the client first, SQLite would read all runs in
 # the order of the index by client.
-_IN_USE: Final = sa.union_all(
-    sa.select(run.c.client_id, run.c.requirement_id, sa.literal(_COMMAND), sa.func.count())
-    .where(run.c.open_job_id > 0)
-    .group_by(run.c.requirement_id, run.c.client_id),
-    sa.select(reservation.c.client_id, run.c.requirement_id, sa.literal(_RESERVED), sa.func.count())
-    .join(run, run.c.id == reservation.c.run_id)
-    .where(run.c.closed_at.is_(None))
-    .group_by(run.c.requirement_id, reservation.c.client_id),
-    sa.select(run.c.client_id, run.c.requirement_id, sa.literal(_FENCED), sa.func.count())
-    .where(run.c.fenced)
-    .group_by(run.c.requirement_id, run.c.client_id),
-)
+def _in_use(*holding: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
+    """Return the statement that counts what is in use; open runs count as far as they hold something."""
+    return sa.union_all(
+        sa.select(run.c.client_id, run.c.requirement_id, sa.literal(_COMMAND), sa.func.count())
+        .where(run.c.open_job_id > 0, *holding)
+        .group_by(run.c.requirement_id, run.c.client_id),
+        sa.select(reservation.c.client_id, run.c.requirement_id, sa.literal(_RESERVED), sa.func.count())
+        .join(run, run.c.id == reservation.c.run_id)
+        .where(run.c.closed_at.is_(None), *holding)
+        .group_by(run.c.requirement_id, reservation.c.client_id),
+        sa.select(run.c.client_id, run.c.requirement_id, sa.literal(_FENCED), sa.func.count())
+        .where(run.c.fenced)
+        .group_by(run.c.requirement_id, run.c.client_id),
+    )
+
+
+_IN_USE: Final = _in_use()
+# What has ended, but for output that the server cannot take, holds nothing any more (SPEC 6.7).
+_IN_USE_BUT_ENDED: Final = _in_use(run.c.id.not_in(listed("ended")))
 _TIMES: Final = sa.union_all(
     sa.select(run.c.client_id, run.c.assigned_at).where(run.c.open_job_id > 0),
     sa.select(reservation.c.client_id, run.c.assigned_at)

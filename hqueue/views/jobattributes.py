@@ -312,9 +312,9 @@ _DEFAULT: Final[dict[str, Attribute[Batch]]] = {
     "waitingFor": Attribute(
         _waiting_for,
         (job.c.status, job.c.requirement_id, job.c.children_total, job.c.children_unsettled),
-        also=_QUEUED,
-        # Likewise while some jobs wait for the end of a run of their own.
-        apart=lambda batch: batch.explainer.earlier_runs or batch.live_farm.holds,
+        also=(*_QUEUED, job.c.run_id),
+        # Likewise while some jobs wait for the end of a run of their own, or for their output to be taken.
+        apart=lambda batch: batch.explainer.earlier_runs or batch.live_farm.holds or batch.explainer.undelivered,
         elsewhere=True,
     ),
 }

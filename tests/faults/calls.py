@@ -8,7 +8,7 @@ import urllib.request
 import xmlrpc.client
 from typing import TYPE_CHECKING, Any
 
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import OutcomeUnknownError, StoreFullError, StoreUnavailableError
 from tests.farm import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def is_refused(answer: Any) -> bool:
     """Tell whether a call was refused for want of a store, and the caller may rely on that."""
     return (
         isinstance(answer, xmlrpc.client.Fault)
-        and answer.faultCode == StoreUnavailableError.code
+        and answer.faultCode in {StoreUnavailableError.code, StoreFullError.code}
         and "nothing was changed" in answer.faultString
     )
 
@@ -40,7 +40,7 @@ def is_unknown(answer: Any) -> bool:
     """Tell whether a caller was told that nobody knows whether it was done."""
     return (
         isinstance(answer, xmlrpc.client.Fault)
-        and answer.faultCode != StoreUnavailableError.code
+        and answer.faultCode == OutcomeUnknownError.code
         and "not known" in answer.faultString
     )
 

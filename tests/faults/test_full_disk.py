@@ -74,7 +74,7 @@ def test_a_full_log_folder_is_said_and_keeps_no_cpu(make_farm: Callable[..., Far
     (loud,) = proxy.newjob({"name": "laut", "command": "yes ünïcode | head -n 100000"})
     eventually(lambda: status(farm, loud) == "running", "the command runs")
     # Ended, undelivered: said where people look, and the CPU is free.
-    eventually(proxy.getServerErrors, "the server says that its log folder takes nothing", 15)
+    eventually(lambda: proxy.getServerErrors()["total"], "the server says that its log folder takes nothing", 15)
     assert re.search(r"(WARNING|ERROR).*log", farm.server.log.read_text())
     (quiet,) = proxy.newjob({"name": "leise", "command": f"touch {farm.folder}/ran"})
     eventually((farm.folder / "ran").exists, "the CPU of what has ended is free", 15)

@@ -71,6 +71,9 @@ def test_metrics(api):
 
 
 class BrokenStore:
+    def trouble(self):
+        return StoreUnavailableError().message
+
     @contextlib.contextmanager
     def reading(self):
         raise StoreUnavailableError

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+import hqueue.store
 from hqueue import database
 from hqueue.errors import (
     ConfigError,
@@ -300,6 +301,38 @@ class TestUnavailable:
             store.write_soon(lambda session: add_group(session, "weg")).result(PATIENCE_S)
         assert store.write_soon(lambda session: add_group(session, "wieder")).result(PATIENCE_S) == "wieder"
 
+    @over_the_network
+    def test_a_session_that_was_ended_while_idle_costs_nobody_a_fault(
+        self, store: Store, backend: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _kill_connections(store, backend)
+        monkeypatch.setattr(hqueue.store, "_FRESH_S", 0)
+        with store.writing() as session:
+            add_group(session, "da")
+        assert groups(store) == ["da"]
+
+    def test_the_latest_write_says_how_the_store_is(self, store: Store, clock: FakeClock) -> None:
+        with store.writing() as session:
+            add_group(session, "Licht")
+        assert store.trouble() == ""
+        clock.advance(6)
+        assert "no write" in store.trouble()
+        store.prove()
+        assert store.trouble() == ""
+        real = store._writing_connection
+
+        def away() -> Any:
+            raise StoreUnavailableError
+
+        store._writing_connection = away  # type: ignore[method-assign]
+        clock.advance(3)
+        with pytest.raises(StoreUnavailableError):
+            store.prove()
+        store._writing_connection = real  # type: ignore[method-assign]
+        assert "cannot be used" in store.trouble()
+        store.prove()
+        assert store.trouble() == ""
+
     def test_who_waits_while_it_is_away_is_told(self, store: Store, backend: str) -> None:
         """They are not tried again for ever, and the thread of the shared commits lives on."""
         real = store._writing_connection
@@ -337,12 +370,26 @@ class TestUnavailable:
         assert isinstance(told[1], StoreFullError)
         acknowledged = [name for name, error in zip(["vorher", "", "nachher"], told, strict=True) if error is None]
         assert groups(store) == acknowledged
+        # Until there is room again, only what is urgent is stored, out of the reserve.
+        path = database.sqlite_path(store.engine)
+        assert path is not None
+        reserve = path.with_name(f"{path.name}-reserve")
+        assert not reserve.exists()
+        assert "no room" in store.trouble()
+        with pytest.raises(StoreFullError):
+            store.write_soon(lambda session: add_group(session, "nie")).result(PATIENCE_S)
+        with pytest.raises(StoreFullError), store.writing():
+            pass
+        store.write_soon(lambda session: add_group(session, "dringend"), urgent=True).result(PATIENCE_S)
+        store.prove()
+        assert reserve.stat().st_size > 1_000_000
+        assert store.trouble() == ""
+        store.write_soon(lambda session: add_group(session, "wieder")).result(PATIENCE_S)
+        assert groups(store) == [*acknowledged, "dringend", "wieder"]
 
-    @over_the_network
-    def test_a_statement_with_too_many_values_is_one_bad_item(self, store: Store, backend: str) -> None:
+    @pytest.mark.databases("postgresql")  # MySQL's driver writes the values into the statement
+    def test_a_statement_with_too_many_values_is_one_bad_item(self, store: Store) -> None:
         """PostgreSQL's driver says so without a number, as it does of a lost connection."""
-        if backend == "mysql":
-            pytest.skip("another system: MySQL's driver writes the values into the statement")
         many = sa.select(client_group.c.id).where(client_group.c.id.in_(range(70_000)))
         errors: list[Exception | None] = []
 
@@ -501,6 +548,27 @@ class TestOneServer:
         with store.writing() as session:
             add_group(session, "wieder")
         assert groups(store) == ["wieder"]
+
+    @over_the_network
+    def test_one_that_gets_its_lock_back_from_another_reads_anew_what_it_remembers(
+        self, store: Store, backend: str, clock: FakeClock
+    ) -> None:
+        forgotten: list[str] = []
+        store.on_forget = lambda: forgotten.append("vergessen")
+        with store.writing() as session:
+            first = session.allocate("job")
+        _kill_connections(store, backend)
+        second = Store(store.engine.url.render_as_string(hide_password=False), clock=clock)
+        second.open()
+        with second.writing() as session:
+            others = session.allocate("job", 5) + 4
+        second.close()
+        with pytest.raises(StoreUnavailableError), store.writing() as session:
+            add_group(session, "weg")
+        with store.writing() as session:
+            again = session.allocate("job")
+        assert first < others < again
+        assert forgotten == ["vergessen"]
 
     @pytest.mark.databases("sqlite")
     def test_a_folder_that_is_not_there(self, backend: str, tmp_path: Path, clock: FakeClock) -> None:
