@@ -44,7 +44,7 @@ class JobSpec(NamedTuple):
     """
 
     name: str
-    parent: int | None = None  # index of the specification around it
+    parent: int | None = None  # index of the specification around it, else of the first that names it by its stub
     command: str | dict[str, str] | None = None  # a text, or a text by platform: linux, windows, macosx
     shell: str = ""  # "": the platform's own
     children: tuple[int, ...] = ()  # indexes; those inside it first, then those named by its childStubIds
@@ -56,7 +56,7 @@ class JobSpec(NamedTuple):
     tags: tuple[str, ...] = ()
     min_hosts: int = 1
     max_hosts: int = 1
-    priority: int = 0
+    priority: int | None = None  # None: the parent's
     resources: dict[str, int] | None = None
     max_time_s: int | None = None
     tries: int = 0
@@ -95,8 +95,10 @@ def parse(argument: Any, *, max_depth: int) -> SpecGraph:
     nesting.add_given(argument)
     nesting.add_nested()
     stubs = _stubs(nesting)
-    jobs = tuple(_job(nesting, index, stubs) for index in range(len(nesting.specs)))
-    graph = SpecGraph(jobs, nesting.given, nesting.places)
+    jobs = [_job(nesting, index, stubs) for index in range(len(nesting.specs))]
+    if stubs:
+        _name_parents(jobs)
+    graph = SpecGraph(tuple(jobs), nesting.given, nesting.places)
     _refuse_cycles(graph)
     return graph
 
@@ -152,6 +154,14 @@ def _job(nesting: Nesting, index: int, stubs: Mapping[str, int]) -> JobSpec:
     fields["children"] = tuple(children)
     fields["log"] = tuple(log)
     return JobSpec(**fields)
+
+
+def _name_parents(jobs: list[JobSpec]) -> None:
+    """Give a parent to the jobs that stand inside no other, but are named by others' childStubIds."""
+    for index, spec in enumerate(jobs):
+        for child in spec.children:
+            if jobs[child].parent is None:
+                jobs[child] = jobs[child]._replace(parent=index)
 
 
 def _settle_hosts(nesting: Nesting, index: int, fields: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
 from hqueue.lifecycle.rows import ancestors
-from hqueue.schema import job, job_spec
-from hqueue.states import JobStatus
+from hqueue.schema import job, job_edge, job_spec
+from hqueue.states import SETTLED, JobStatus
 from hqueue.store import chunks
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Known:
     root_id: int
     status: JobStatus
     is_root: bool
-    requirement_id: int
+    priority: int
+    pause_wished: bool
     submitted_by: str
 
 
@@ -125,18 +126,19 @@ class Attachment:
             return tuple(dict.fromkeys((*ids, *self._given_child_ids)))
         return ids
 
-    def root(self, index: int, first_id: int) -> int:
-        """Return the id of a new job's root, where the new jobs' ids begin with `first_id`."""
+    def root(self, index: int) -> int | None:
+        """Return the id of the root that a job has from its first existing parent, None without one."""
         parents = self.parents(index)
-        if parents:
-            return self.known[parents[0]].root_id
-        around = self._jobs[index].parent
-        while around is not None:
-            parents = self.parents(around)
-            if parents:
-                return self.known[parents[0]].root_id
-            index, around = around, self._jobs[around].parent
-        return first_id + index
+        return self.known[parents[0]].root_id if parents else None
+
+    def paused(self) -> set[int]:
+        """Return the existing parents that new children wait with: paused ones, and settled ones in paused trees."""
+        return {
+            parent
+            for parent in self._existing_parents()
+            if self.known[parent].pause_wished
+            or (self.known[parent].status in SETTLED and _in_paused_tree(self._connection, parent))
+        }
 
     def _load_known(self) -> dict[int, Known]:
         """Load the existing jobs that the submission names."""
@@ -153,17 +155,36 @@ class Attachment:
                     job.c.root_id,
                     job.c.status,
                     job.c.is_root,
-                    job.c.requirement_id,
+                    job.c.priority,
+                    job.c.pause_wished,
                     job_spec.c.submitted_by,
                 )
                 .join(job_spec, job_spec.c.job_id == job.c.id)
                 .where(job.c.id.in_(part))
             )
             for row in self._connection.execute(query):
-                known[row.id] = Known(
-                    row.id, row.root_id, JobStatus(row.status), row.is_root, row.requirement_id, row.submitted_by
-                )
+                known[row.id] = Known(row.id, row.root_id, JobStatus(row.status), *row[3:])
         return known
+
+
+def _in_paused_tree(connection: sa.Connection, settled_id: int) -> bool:
+    """Tell whether the nearest unsettled jobs above a settled one are all paused."""
+    nearest: list[bool] = []
+    level, seen = {settled_id}, {settled_id}
+    while level:
+        above: set[int] = set()
+        for part in chunks(sorted(level)):
+            query = sa.select(job.c.id, job.c.status, job.c.pause_wished).join(
+                job_edge, job_edge.c.parent_id == job.c.id
+            )
+            for row in connection.execute(query.where(job_edge.c.child_id.in_(part))):
+                if row.status in SETTLED:
+                    above.add(row.id)
+                else:
+                    nearest.append(row.pause_wished)
+        level = above - seen
+        seen |= level
+    return bool(nearest) and all(nearest)
 
 
 def _unknown(place: str, job_id: int) -> str:

@@ -174,12 +174,93 @@ class TestRoots:
         assert farm.job(child).root_id == child
         assert requirement_of(farm, child).conditions == (Condition("os", "==", "linux"),)
 
-    def test_what_a_stub_names_is_its_own_root(self, farm: StoreFarm) -> None:
-        parent, child = farm.submit([leaf("p", childStubIds=["s"]), leaf("c", stubId="s")])
-        row = farm.job(child)
-        assert (row.root_id, row.is_root, farm.parents(child)) == (child, False, [parent])
+
+class TestStubEdges:
+    """An edge by stub is one like nesting: for the root, and for what is inherited along it."""
+
+    def test_the_root_is_that_of_the_first_that_names_it(self, farm: StoreFarm) -> None:
+        outside = farm.add()
+        ids = farm.submit(
+            [
+                leaf("vorn", stubId="v", childStubIds=["tief"]),
+                leaf("oben", childStubIds=["v", "w", "innen"]),
+                leaf("zweite", childStubIds=["v"], children=[leaf("innen", stubId="innen")]),
+                leaf("anderswo", stubId="w", parentIds=[outside]),
+                leaf("tief", stubId="tief"),
+            ]
+        )
+        _, top, second, *_ = ids
+        assert [farm.job(job_id).root_id for job_id in ids] == [top, top, second, outside, top, second]
+
+    def test_conditions_priority_and_submitter_follow(self, farm: StoreFarm) -> None:
+        first, top, middle = farm.submit(
+            [
+                leaf("Bild", stubId="b"),
+                leaf("oben", conditions=[LINUX], priority=7, submittedBy="jürgen", childStubIds=["m"]),
+                leaf("Mitte", stubId="m", conditions=[GROUP], childStubIds=["b"]),
+            ]
+        )
+        assert requirement_of(farm, first).conditions == (Condition("os", "==", "linux"),)
+        assert [farm.job(job_id).priority for job_id in (first, top, middle)] == [7, 7, 7]
+        assert [spec_of(farm, job_id).submitted_by for job_id in (first, top, middle)] == ["jürgen"] * 3
+        below = farm.submit([leaf("B", childStubIds=["c"]), leaf("C", stubId="c")], middle)
+        assert [farm.job(job_id).root_id for job_id in below] == [top, top]
+        assert [farm.job(job_id).priority for job_id in below] == [7, 7]
+        assert farm.job(farm.add("eigene", top, priority=0)).priority == 0
+
+    def test_a_long_chain(self, farm: StoreFarm) -> None:
+        count = 200
+        chain = [leaf(f"{n}", stubId=f"{n}", childStubIds=[f"{n + 1}"]) for n in range(count)]
+        ids = farm.submit([*chain[::-1], leaf("Ende", stubId=f"{count}")])
+        with farm.store.reading() as connection:
+            assert connection.execute(sa.select(job.c.root_id).distinct()).scalars().all() == [ids[count - 1]]
 
 
+class TestBelowPaused:
+    @pytest.mark.parametrize("spec", [leaf(), {"name": "Baum", "children": [leaf()]}])
+    def test_what_is_submitted_below_a_paused_job_waits_with_it(self, farm: StoreFarm, spec: dict[str, Any]) -> None:
+        root, frame = farm.submit({"name": "Szene", "children": [leaf()]})
+        farm.act(Action.PAUSE, root)
+        new = [*farm.submit(spec, root), *farm.submit([{**spec, "childStubIds": ["s"]}, leaf(stubId="s")], frame)]
+        assert set(farm.statuses(*new)) == {"paused"}
+        farm.machine()
+        farm.tick()
+        assert set(farm.statuses(*new)) == {"paused"}
+        farm.act(Action.RESUME, root)
+        assert set(farm.statuses(*new)) <= {"queued", "runnable"}
+
+    def test_a_commandless_job_has_nothing_to_wait_for(self, farm: StoreFarm) -> None:
+        root = farm.add()
+        farm.act(Action.PAUSE, root)
+        assert farm.status(farm.add("leer", root, command=None)) == "succeeded"
+
+    def test_a_wish_to_pause_counts(self, farm: StoreFarm) -> None:
+        machine = farm.machine()
+        root = farm.add()
+        farm.start(root, machine)
+        farm.act(Action.PAUSE, root)
+        assert farm.status(root) == "pausing"
+        assert farm.status(farm.add("Kind", root)) == "paused"
+
+    def test_a_parent_that_goes_on_takes_it_along(self, farm: StoreFarm) -> None:
+        paused, going = farm.add(), farm.add()
+        farm.act(Action.PAUSE, paused)
+        assert farm.statuses(*farm.submit([leaf(parentIds=[paused, going]), leaf(parentIds=[paused])])) == [
+            "runnable",
+            "paused",
+        ]
+
+    def test_below_a_settled_job_of_a_paused_tree(self, farm: StoreFarm) -> None:
+        root, done, _ = farm.submit({"name": "Szene", "children": [leaf(command=None), leaf()]})
+        alone = farm.add("fertig", command=None)
+        farm.act(Action.PAUSE, root)
+        assert farm.status(farm.add("spät", done)) == "paused"
+        assert farm.status(farm.add("frei", alone)) == "runnable"
+        farm.act(Action.RESUME, root)
+        assert farm.statuses(root, done) == ["queued", "queued"]
+
+
+@pytest.mark.databases("sqlite")
 class TestInheritance:
     def test_without_conditions_the_roots(self, farm: StoreFarm) -> None:
         root, middle, own, below = farm.submit(

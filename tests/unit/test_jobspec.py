@@ -629,7 +629,17 @@ class TestStubs:
         )
         assert [job.children for job in submitted.jobs] == [(3, 2, 1), (2,), (), ()]
         assert [job.stub_id for job in submitted.jobs] == [None, "render", "sim", None]
-        assert [job.parent for job in submitted.jobs] == [None, None, None, 0]
+        assert [job.parent for job in submitted.jobs] == [None, 0, 0, 0]
+
+    def test_the_one_around_is_the_parent_and_else_the_first_that_names_it(self) -> None:
+        submitted = parse(
+            [
+                {"name": "später", "stubId": "s"},
+                {"name": "A", "childStubIds": ["s", "innen"]},
+                {"name": "B", "childStubIds": ["s"], "children": [{"name": "innen", "stubId": "innen"}]},
+            ]
+        )
+        assert [job.parent for job in submitted.jobs] == [1, None, None, 2]
 
     def test_a_stub_may_stand_at_any_depth(self) -> None:
         submitted = parse(
