@@ -34,6 +34,7 @@ from hqueue.jobspec.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+_MOST_NAMED: Final = 10
 _EMPTY: Final[dict[str, str]] = {}
 
 
@@ -145,7 +146,8 @@ def _job(nesting: Nesting, index: int, stubs: Mapping[str, int]) -> JobSpec:
     if named := fields.pop("child_stubs", None):
         children = list(dict.fromkeys(children + [stubs[stub] for stub in named if stub in stubs]))
         if missing := [shown(stub) for stub in named if stub not in stubs]:
-            log.append(f"ignored in childStubIds, for no job of the submission has them as stubId: {_listing(missing)}")
+            told = _listing(missing, len(missing))
+            log.append(f"ignored in childStubIds, for no job of the submission has them as stubId: {told}")
     if hosts := fields.pop("hosts", ()) + fields.pop("groups", ()):
         fields["conditions"] = (fields.get("conditions") or ()) + hosts
     if "min_hosts" in fields or "max_hosts" in fields:
@@ -175,15 +177,37 @@ def _settle_hosts(nesting: Nesting, index: int, fields: dict[str, Any]) -> None:
 def _ignored(names: Sequence[Any]) -> list[str]:
     """Return the line that names unknown properties, each with the known one that it may have been meant for."""
     told = []
-    for name in names:
-        meant = _PLAIN_NAMES.get(_plain(name)) if isinstance(name, str) else None
+    for name in names[:_MOST_NAMED]:
+        meant = _meant(name) if isinstance(name, str) else None
         told.append(f"{shown(name)} (meant {meant}?)" if meant else shown(name))
-    return [f"ignored, for no such property is known: {_listing(told)}"]
+    return [f"ignored, for no such property is known: {_listing(told, len(names))}"]
 
 
-def _listing(items: Sequence[str]) -> str:
+def _meant(name: str) -> str | None:
+    """Return the property that is spelled like a name, or else one edit away; None where there is none."""
+    plain = _plain(name)
+    near = (known for spelled, known in _PLAIN_NAMES.items() if _is_one_edit(plain, spelled))
+    return _PLAIN_NAMES.get(plain) or next(near, None)
+
+
+def _is_one_edit(one: str, other: str) -> bool:
+    """Tell whether two names differ by one character, left out, added or another, or by two that changed places."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((place for place, (mine, yours) in pairs if mine != yours), min(len(one), len(other)))
+    one, other = one[same:], other[same:]
+    return (
+        one[1:] == other[1:]
+        or one == other[1:]
+        or one[1:] == other
+        or (one[:2] == other[1::-1] and one[2:] == other[2:])
+    )
+
+
+def _listing(items: Sequence[str], count: int) -> str:
     """Return the first of many items, and how many more there are."""
-    return ", ".join(items) if len(items) <= 10 else f"{', '.join(items[:10])} and {len(items) - 10} more"
+    return ", ".join(items[:_MOST_NAMED]) + (f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else "")
 
 
 def _plain(name: str) -> str:

@@ -44,6 +44,9 @@ EMAIL_REASONS: Final = (
 _PLATFORMS: Final = {"linux": "linux", "windows": "windows", "macosx": "macosx", "macos": "macosx"}
 _NUMBER: Final = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?(?:\s*\(.*\))?", re.ASCII | re.DOTALL)
 SEPARATOR: Final = re.compile(r"[,;]")
+_LINE_END: Final = re.compile(r"\r\n?")
+# Options that take a command text, as docker, cron and make have them; the command is run from a file here.
+_TEXT_OPTION: Final = re.compile(r"(?<=\S)\s+(?:-(?P<others>[A-Za-z]*)c|/[cC])$")
 
 
 class UnfitError(ValueError):
@@ -121,8 +124,14 @@ def read_description(value: Any) -> str:
 
 
 def read_shell(value: Any) -> str:
-    """Return the name or path of a program."""
+    """Return the name or path of a program, also with options; those at its end that take a command text are dropped.
+
+    Shapes: of other letters in the same option (`-exc`) the rest stays, but for the l of `-lc`.
+    """
     text = read_text(value).strip()
+    if match := _TEXT_OPTION.search(text):
+        others = match["others"]
+        text = text[: match.start()] + (f" -{others}" if others and others != "l" else "")
     if len(text) > MAX_SHELL_LENGTH:
         raise UnfitError(f"at most {MAX_SHELL_LENGTH} characters", str(len(text)))
     return text
@@ -203,9 +212,12 @@ def read_tags(value: Any) -> tuple[str, ...]:
 
 
 def read_command(value: Any) -> str | dict[str, str] | None:
-    """Return a shell text, or one for each platform that has one; None when there is nothing to run."""
+    """Return a shell text, or one for each platform that has one; None when there is nothing to run.
+
+    Shapes: lines end in LF, however they came; a client gives them the ends that its shell wants.
+    """
     if not isinstance(value, dict):
-        text = read_text(value)
+        text = _lines(read_text(value))
         return None if _blank(text) else text
     by_platform: dict[str, str] = {}
     for key, item in value.items():
@@ -213,7 +225,7 @@ def read_command(value: Any) -> str | dict[str, str] | None:
         if platform is None:
             raise UnfitError("the platforms linux, windows and macosx", shown(key))
         try:
-            text = "" if item is None else read_text(item)
+            text = "" if item is None else _lines(read_text(item))
         except UnfitError as error:
             raise UnfitError(error.expected, error.found, f".{platform}") from None
         if _blank(text):
@@ -221,6 +233,11 @@ def read_command(value: Any) -> str | dict[str, str] | None:
         if by_platform.setdefault(platform, text) != text:
             raise UnfitError(f"one command for {platform}", "two")
     return by_platform or None
+
+
+def _lines(text: str) -> str:
+    """Return a text whose lines end in LF."""
+    return _LINE_END.sub("\n", text) if "\r" in text else text
 
 
 def _blank(text: str) -> bool:
@@ -236,7 +253,7 @@ def read_environment(value: Any) -> dict[str, str]:
         if "=" in name:
             raise UnfitError("names of environment variables without '='", shown(name))
         try:
-            text = read_text(item)
+            text = str(int(item)) if isinstance(item, bool) else read_text(item)
         except UnfitError as error:
             raise UnfitError(error.expected, error.found, _member(name)) from None
         # Four bytes is the most a character takes, so that most need not be encoded to be measured.
