@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
 from hqueue.lifecycle.rows import ancestors
-from hqueue.schema import job, job_edge, job_spec
+from hqueue.schema import event, job, job_edge, job_spec
 from hqueue.states import SETTLED, JobStatus
 from hqueue.store import chunks
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hqueue.jobspec import SpecGraph
+    from hqueue.store import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,51 @@ class Attachment:
             for row in self._connection.execute(query):
                 known[row.id] = Known(row.id, row.root_id, JobStatus(row.status), *row[3:])
         return known
+
+
+def record_additions(session: Session, edges: Sequence[tuple[int, int]], known: Mapping[int, Known]) -> None:
+    """Add to existing parents' logs that they have new children: (parent, child), each parent's in ascending order.
+
+    Additions that follow each other within a minute become one line, which moves to the end of the feed.
+    """
+    session.write_events()
+    added: dict[int, list[int]] = defaultdict(list)
+    for parent, child in edges:
+        added[parent].append(child)
+    moved: list[dict[str, Any]] = []
+    for part in chunks(list(added)):
+        newest = sa.select(sa.func.max(event.c.seq)).where(event.c.job_id.in_(part)).group_by(event.c.job_id)
+        query = sa.select(event.c.seq, event.c.job_id, event.c.message).where(
+            event.c.seq.in_(newest), event.c.event == _CHILD_ADDED, event.c.at >= session.now_ms - _TOGETHER_MS
+        )
+        moved += [
+            {"old_seq": row.seq, "text": _addition(added.pop(row.job_id), row.message)}
+            for row in session.connection.execute(query)
+        ]
+    for parent, children in added.items():
+        session.record(parent, _CHILD_ADDED, known[parent].status, _addition(children))
+    if moved:
+        first = session.allocate("event", len(moved))
+        rows = [{**row, "new_seq": first + place, "now": session.now_ms} for place, row in enumerate(moved)]
+        session.connection.execute(_MOVE, rows)
+
+
+def _addition(children: Sequence[int], before: str = "") -> str:
+    """Return the words for new children, `before` being those for the ones that came before them."""
+    count, first = len(children), children[0]
+    if earlier := _ADDITION.fullmatch(before):
+        count, first = count + int(earlier["count"] or 1), int(earlier["first"])
+    return f"job {first}" if count == 1 else f"{count} jobs, {first} to {children[-1]}"
+
+
+_CHILD_ADDED: Final = "child added"
+_TOGETHER_MS: Final = 60_000
+_ADDITION: Final = re.compile(r"(?:job |(?P<count>\d+) jobs, )(?P<first>\d+)(?: to \d+)?")
+_MOVE: Final = (
+    sa.update(event)
+    .where(event.c.seq == sa.bindparam("old_seq"))
+    .values(seq=sa.bindparam("new_seq"), at=sa.bindparam("now"), message=sa.bindparam("text"))
+)
 
 
 def _in_paused_tree(connection: sa.Connection, settled_id: int) -> bool:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from hqueue.lifecycle import blocklist, trees
 from hqueue.lifecycle.bulk import fall_under
-from hqueue.lifecycle.links import Attachment
+from hqueue.lifecycle.links import Attachment, record_additions
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import Cause, apply
@@ -283,8 +283,7 @@ class _Submission:
             trees.add(self._connection, {child: sums[child - first_id] for _, child in edges})
         else:
             trees.mark(self._connection, sorted(totals))
-        for parent, child in edges:
-            self._session.record(parent, "child added", self._attached.known[parent].status, f"job {child}")
+        record_additions(self._session, edges, self._attached.known)
         # A child that has failed at once (through an existing one below it) counts as one that fails later.
         failing = [
             key for key in totals if unsuccessful[key] and self._attached.known[key].status is not JobStatus.FAILED

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from hqueue import jobspec, lifecycle
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
 from hqueue.lifecycle import Action
 from hqueue.matching import Condition, Requirement
@@ -17,7 +18,8 @@ from hqueue.store import WakeScheduler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hqueue.store import Instruction
+    from hqueue.store import Instruction, Session
+    from tests.fakes import FakeClock
     from tests.storefarm import StoreFarm
 
 LINUX = {"type": "client", "name": "os", "op": "==", "value": "linux"}
@@ -214,6 +216,63 @@ class TestStubEdges:
         ids = farm.submit([*chain[::-1], leaf("Ende", stubId=f"{count}")])
         with farm.store.reading() as connection:
             assert connection.execute(sa.select(job.c.root_id).distinct()).scalars().all() == [ids[count - 1]]
+
+
+class TestAdditions:
+    """Additions of children that follow each other are one line of the parent's log."""
+
+    @pytest.fixture
+    def parent(self, farm: StoreFarm) -> int:
+        return farm.submit({"name": "Szene", "children": [leaf()]})[0]
+
+    def test_a_whole_submission(self, farm: StoreFarm, parent: int) -> None:
+        ids = farm.submit([leaf() for _ in range(1000)], parent)
+        assert farm.log(parent)[1:] == [("child added", "queued", f"1000 jobs, {ids[0]} to {ids[-1]}")]
+
+    def test_one_by_one_within_a_minute(self, farm: StoreFarm, parent: int, clock: FakeClock) -> None:
+        other = farm.add("andere", parent)
+        *_, last = [farm.add("K", other) for _ in range(3)]
+        clock.advance(59)
+        more = farm.add("K", parent)
+        clock.advance(61)
+        late = farm.add("K", parent)
+        assert farm.log(parent)[1:] == [
+            ("child added", "queued", f"2 jobs, {other} to {more}"),
+            ("child added", "queued", f"job {late}"),
+        ]
+        assert farm.log(other)[-1] == ("child added", "queued", f"2 jobs, {last - 1} to {last}")
+
+    def test_something_in_between_ends_the_line(self, farm: StoreFarm, parent: int) -> None:
+        one = farm.add("K", parent)
+        farm.act(Action.PAUSE, parent)
+        two = farm.add("K", parent)
+        assert [text for name, _, text in farm.log(parent) if name == "child added"] == [f"job {one}", f"job {two}"]
+
+    def test_in_one_commit_of_which_a_part_fails(self, farm: StoreFarm, parent: int) -> None:
+        graph = jobspec.parse(leaf(), max_depth=9)
+
+        def fail(session: Session) -> None:
+            lifecycle.submit(session, graph, {}, parent)
+            raise JobStateError
+
+        with farm.store.writing() as session:
+            with session.savepoint():
+                (one,) = lifecycle.submit(session, graph, {}, parent)
+            with pytest.raises(JobStateError), session.savepoint():
+                fail(session)
+            with session.savepoint():
+                (two,) = lifecycle.submit(session, graph, {}, parent)
+        assert farm.log(parent)[1:] == [("child added", "queued", f"2 jobs, {one} to {two}")]
+        assert farm.events(one) == farm.events(two) == ["submitted"]
+
+    def test_the_feed_tells_of_it_again(self, farm: StoreFarm, parent: int) -> None:
+        farm.add("K", parent)
+        with farm.store.reading() as connection:
+            end = connection.execute(sa.select(sa.func.max(event.c.seq))).scalar_one()
+        new = farm.add("K", parent)
+        with farm.store.reading() as connection:
+            query = sa.select(event.c.job_id).where(event.c.seq > end).order_by(event.c.seq)
+            assert list(connection.execute(query).scalars()) == [new, parent]
 
 
 class TestBelowPaused:
