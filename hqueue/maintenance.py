@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from hqueue import lifecycle
 from hqueue.errors import StoreUnavailableError
-from hqueue.lifecycle import troubles
+from hqueue.lifecycle import repeats, troubles
 from hqueue.lifecycle.runs import store_progress
 from hqueue.schema import client
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SAVE_INTERVAL_S: Final = 3.0
 CHECKPOINT_INTERVAL_S: Final = 5.0
+EXPIRY_INTERVAL_S: Final = 600.0
 
 _SAVE_CLIENT: Final = (
     sa.update(client)
@@ -70,6 +71,11 @@ def save_errors(store: Store, errors: ErrorLog) -> None:
     except StoreUnavailableError:
         errors.give_back(taken)
         raise
+
+
+def expire(store: Store) -> None:
+    """Remove what is kept for a time only, once that is over."""
+    store.write_soon(repeats.expire, durable=False).result()
 
 
 def carry_bulk_on(store: Store) -> int:

@@ -85,6 +85,7 @@ class Server:
         self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
         self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
         self.errors = ErrorLog()
+        self._expiry = self._service("expiry", self._expire, clock, maintenance.EXPIRY_INTERVAL_S)
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
@@ -124,7 +125,7 @@ class Server:
             self._transport = self._listen()
             opened.callback(self._transport.server_close)
             self.store.on_commit = self._carry_out
-            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints):
+            for service in (self._ticker, self._bulk, self._maintenance, self._expiry, self._checkpoints):
                 service.start()
                 opened.callback(service.stop)
             self._wakeups.start()
@@ -222,6 +223,10 @@ class Server:
 
     def _carry_bulk_on(self) -> float | None:
         maintenance.carry_bulk_on(self.store)
+        return None
+
+    def _expire(self) -> float | None:
+        maintenance.expire(self.store)
         return None
 
     def _save_live(self) -> float | None:

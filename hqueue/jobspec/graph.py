@@ -5,6 +5,8 @@ Each specification of the nesting is read by the table at the end of this module
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hqueue.errors import CyclicGraphError, InvalidSpecError
@@ -26,6 +28,7 @@ from hqueue.jobspec.values import (
     read_shell,
     read_stub,
     read_stubs,
+    read_submission_id,
     read_tags,
     read_text,
     shown,
@@ -34,6 +37,7 @@ from hqueue.jobspec.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+_encode: Final = json.JSONEncoder(sort_keys=True).encode
 _MOST_NAMED: Final = 10
 _EMPTY: Final[dict[str, str]] = {}
 
@@ -52,6 +56,7 @@ class JobSpec(NamedTuple):
     child_ids: tuple[int, ...] = ()  # jobs that exist already
     parent_ids: tuple[int, ...] = ()  # same; their order counts, for the first gives the root
     stub_id: str | None = None
+    submission_id: str | None = None  # counts in the first specification of a submission
     conditions: tuple[dict[str, str], ...] | None = None  # host and hostgroup included; None: the root's
     cpus: int = 1
     tags: tuple[str, ...] = ()
@@ -79,6 +84,7 @@ class SpecGraph(NamedTuple):
     jobs: tuple[JobSpec, ...]
     given: int  # how many were given, the others being nested; `parent_id` and `child_ids` of newjob hold for these
     places: Places
+    digest: str = ""  # of all the jobs, where the submission may be repeated
 
     def path(self, index: int) -> str:
         """Return where a job stood in the argument, for complaints: `children[2]`, or `jobspec` for the only one."""
@@ -99,7 +105,8 @@ def parse(argument: Any, *, max_depth: int) -> SpecGraph:
     jobs = [_job(nesting, index, stubs) for index in range(len(nesting.specs))]
     if stubs:
         _name_parents(jobs)
-    graph = SpecGraph(tuple(jobs), nesting.given, nesting.places)
+    digest = _digest(jobs) if jobs and jobs[0].submission_id else ""
+    graph = SpecGraph(tuple(jobs), nesting.given, nesting.places, digest)
     _refuse_cycles(graph)
     return graph
 
@@ -215,6 +222,14 @@ def _plain(name: str) -> str:
     return name[:40].lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
+def _digest(jobs: Sequence[JobSpec]) -> str:
+    """Return what tells these jobs from others; the order of keys in a dict does not matter."""
+    made = hashlib.sha256()
+    for spec in jobs:
+        made.update(_encode(spec).encode())
+    return made.hexdigest()
+
+
 def _refuse_cycles(graph: SpecGraph) -> None:
     """Raise CyclicGraphError when a job would be its own ancestor, as far as the submission alone can tell."""
     jobs = graph.jobs
@@ -283,6 +298,7 @@ _PROPERTIES: Final[dict[Any, tuple[str, Callable[[Any], Any]]]] = {
     "parentIds": ("parent_ids", read_ids),
     "stubId": ("stub_id", read_stub),
     "childStubIds": ("child_stubs", read_stubs),
+    "submissionId": ("submission_id", read_submission_id),
     "conditions": ("conditions", read_conditions),
     "host": ("hosts", lambda value: read_hosts(value, "hostname")),
     "hostgroup": ("groups", lambda value: read_hosts(value, "group")),

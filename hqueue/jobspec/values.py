@@ -22,6 +22,7 @@ MAX_ID: Final = 2**63 - 1
 # One variable, as `NAME=value` with its closing zero, is at most 32 pages on Linux; macOS and Windows allow less.
 MAX_VARIABLE_BYTES: Final = 128 * 1024
 MAX_SHELL_LENGTH: Final = 4096  # as long as a path
+MAX_SUBMISSION_ID_LENGTH: Final = 200
 EMAIL_REASONS: Final = (
     "abandoned",
     "cancelled",
@@ -199,6 +200,14 @@ def read_ids(value: Any) -> tuple[int, ...]:
         except UnfitError as error:
             raise UnfitError(error.expected, error.found, step(value, position)) from None
     return tuple(ids)
+
+
+def read_submission_id(value: Any) -> str | None:
+    """Return the key of a submission that may be repeated, or None for an empty one."""
+    text = read_text(value)
+    if len(text) > MAX_SUBMISSION_ID_LENGTH:
+        raise UnfitError(f"at most {MAX_SUBMISSION_ID_LENGTH} characters", str(len(text)))
+    return text or None
 
 
 def read_stubs(value: Any) -> tuple[str, ...]:

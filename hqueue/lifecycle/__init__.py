@@ -4,6 +4,7 @@ rows          jobs as the lifecycle sees them, how they are read, and what their
 status        apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
 links         the existing jobs that a submission names, and what must not be done with them
 submission    submit(): a graph of specifications becomes jobs
+repeats       submissions that are repeated because their answer was lost
 runs          what is assigned to clients, and how it ends
 clients       what a client says, and what there is to tell it
 bulk          actions on jobs and their relatives, in small steps that survive a crash

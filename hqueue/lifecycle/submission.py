@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle import blocklist, trees
+from hqueue.lifecycle import blocklist, repeats, trees
 from hqueue.lifecycle.bulk import fall_under
 from hqueue.lifecycle.links import Attachment, record_additions
 from hqueue.lifecycle.requirements import requirement_id
@@ -315,9 +315,17 @@ def submit(
     """Store the jobs of a graph and return their ids, in the graph's order.
 
     `requirement_ids` is a cache of the requirement table, digest to id, kept for the store's lifetime.
-    Errors: UnknownJobError, CyclicGraphError, JobStateError; nothing is stored then.
+    A submission that has a submissionId and is stored already is not stored again.
+    Errors: UnknownJobError, CyclicGraphError, JobStateError, InvalidSpecError; nothing is stored then.
     """
-    return _Submission(session, graph, parent_id, child_ids, requirement_ids).run()
+    key = repeats.key_of(graph, parent_id, child_ids) if graph.jobs else None
+    known = None if key is None else repeats.find(session, key)
+    if known is not None:
+        return known
+    ids = _Submission(session, graph, parent_id, child_ids, requirement_ids).run()
+    if key is not None:
+        repeats.keep(session, key, ids)
+    return ids
 
 
 def _children_first(jobs: Sequence[JobSpec]) -> list[int]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
 
-from hqueue import jobspec, lifecycle
-from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
+from hqueue import jobspec, lifecycle, maintenance
+from hqueue.errors import CyclicGraphError, InvalidSpecError, JobStateError, UnknownJobError
 from hqueue.lifecycle import Action
 from hqueue.matching import Condition, Requirement
-from hqueue.schema import event, job, job_edge, job_spec, requirement
+from hqueue.schema import event, job, job_edge, job_spec, requirement, submission
 from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
@@ -216,6 +216,54 @@ class TestStubEdges:
         ids = farm.submit([*chain[::-1], leaf("Ende", stubId=f"{count}")])
         with farm.store.reading() as connection:
             assert connection.execute(sa.select(job.c.root_id).distinct()).scalars().all() == [ids[count - 1]]
+
+
+class TestRepeats:
+    """A submission with a submissionId is stored once, however often its answer is lost."""
+
+    GRAPH: Final = {"name": "Szene", "submissionId": "k-ü", "submittedBy": "jürgen", "children": [leaf(), leaf()]}
+
+    def test_the_same_again_stores_nothing(self, farm: StoreFarm) -> None:
+        parent = farm.add()
+        ids = farm.submit(self.GRAPH, parent)
+        before = [count(farm, table) for table in (job, job_edge, job_spec, event)]
+        assert farm.submit(json.dumps(dict(reversed(self.GRAPH.items()))), parent) == ids
+        farm.act(Action.CANCEL, parent)
+        assert farm.submit(self.GRAPH, parent) == ids
+        assert [count(farm, table) for table in (job, job_edge, job_spec)] == before[:3]
+        assert len(farm.submit(leaf(submissionId="k-ü", submittedBy="美咲"))) == 1
+
+    def test_the_key_with_something_else_is_a_fault(self, farm: StoreFarm) -> None:
+        parent = farm.add()
+        first, *_, last = farm.submit([self.GRAPH, leaf()])
+        others: list[tuple[Any, int | None]] = [
+            ([self.GRAPH, leaf()], parent),
+            (self.GRAPH, None),
+            ([self.GRAPH, leaf(cpus=2)], None),
+        ]
+        for spec, above in others:
+            with pytest.raises(InvalidSpecError, match=f"submissionId: .* that of jobs {first} to {last}"):
+                farm.submit(spec, above)
+
+    def test_after_a_day_it_is_new(self, farm: StoreFarm, clock: FakeClock) -> None:
+        first = farm.submit(leaf(submissionId="k"))
+        clock.advance(24 * 3600)
+        assert farm.submit(leaf(submissionId="k")) != first
+        clock.advance(24 * 3600)
+        farm.add(submissionId="j")
+        maintenance.expire(farm.store)
+        assert count(farm, submission) == 1
+
+    def test_one_that_failed_leaves_its_key_free(self, farm: StoreFarm) -> None:
+        with pytest.raises(UnknownJobError):
+            farm.submit(leaf(submissionId="k", parentIds=[99]))
+        assert farm.submit(leaf(submissionId="k"))
+
+    def test_a_repeat_while_the_first_is_under_way_waits_for_it(self, farm: StoreFarm) -> None:
+        graph = jobspec.parse([self.GRAPH, *[leaf()] * 500], max_depth=9)
+        calls = [farm.store.write_soon(lambda session: lifecycle.submit(session, graph, {})) for _ in range(8)]
+        assert len({tuple(call.result()) for call in calls}) == 1
+        assert count(farm, job) == 503
 
 
 class TestAdditions:
