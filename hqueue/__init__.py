@@ -8,6 +8,7 @@ config        hqserver.ini and hqnode.ini as frozen dataclasses
 errorlog      the server's own errors, kept until they are stored
 wire          Python values and what XML-RPC can carry
 service       a thread that ticks, wakes and stops
+protocol      what server and client say to each other: one struct per message
 rpc           carries calls: connections, HTTP, the closed method table
 states        job statuses, events and the table of transitions
 matching      which job goes on which client, and why not

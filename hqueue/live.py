@@ -36,9 +36,11 @@ class LiveClient:
     free_disk_kb: int = 0
     condemned: str = ""
     terminating: bool = False
+    unheard: str = ""  # why its latest heartbeat could not be taken: it gets no work meanwhile
+    complaints: list[str] = field(default_factory=list)  # what of its latest heartbeat made no sense
     news: int = 0  # grows whenever there may be something to tell the client
     quiet: tuple[int, frozenset[tuple[str, str, int]]] | None = None  # `news` and listing that needed no answer
-    limits: dict[str, int] = field(default_factory=dict)  # maxTime in seconds of its runs, by token
+    limits: dict[str, float] = field(default_factory=dict)  # maxTime in seconds of its runs, by token
     parked: bool = False  # a heartbeat of it waits for the next tick; it need not be woken
     ip: str = ""
     port: int = 0

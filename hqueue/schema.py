@@ -49,8 +49,9 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 _NO_AUTOINCREMENT: Final = {name: value for name, value in _OPTIONS.items() if name != "sqlite_autoincrement"}
 LongText = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
-# SQLite gives out ids only for the type INTEGER, which there has 64 bits.
-Id = BigInteger().with_variant(Integer(), "sqlite")
+# SQLite gives out ids only for the type INTEGER, which there has 64 bits; nor can it change a column's type.
+Long = BigInteger().with_variant(Integer(), "sqlite")
+Id = Long
 
 
 def one_of(column: str, values: Any) -> str:
@@ -117,7 +118,7 @@ job = Table(
     Column("runnable_at", BigInteger),
     Column("started_at", BigInteger),  # first assignment since the last reschedule
     Column("ended_at", BigInteger),
-    Column("exit_code", Integer),
+    Column("exit_code", Long),
     Column("name", LongText, nullable=False),
     CheckConstraint(one_of("status", JobStatus), name="status"),
     CheckConstraint(
@@ -252,7 +253,7 @@ run = Table(
     Column("pid", Integer),
     Column("hosts", Integer, nullable=False),  # clients that it takes: 1, and those in `reservation`
     Column("outcome", String(16), nullable=False),  # "" while open
-    Column("exit_code", Integer),
+    Column("exit_code", Long),
     Column("signal", Integer),
     Column("message", LongText, nullable=False),
     Column("seconds", Double),  # that it was not halted

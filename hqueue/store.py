@@ -109,6 +109,7 @@ class Session:
         self._written_events = 0
         self._instructions: dict[Instruction, None] = {}
         self._remembered: list[tuple[MutableMapping[Any, Any], Hashable, Any]] = []
+        self._depth = 0  # of savepoints
 
     def allocate(self, name: str, count: int = 1) -> int:
         """Take ids or sequence numbers and return the first; gaps appear where a transaction fails, repeats never."""
@@ -140,12 +141,14 @@ class Session:
         """Undo the block alone, rows and nudges, when it raises."""
         marks = len(self._events), dict(self._instructions), len(self._remembered)
         written_events = self._written_events
-        self.connection.exec_driver_sql("SAVEPOINT part")
+        self._depth += 1
+        name = f"part{self._depth}"  # one of its own: MariaDB forgets an outer one of the same name
+        self.connection.exec_driver_sql(f"SAVEPOINT {name}")
         try:
             yield
         except BaseException as error:
             try:
-                self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+                self.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
             except sa.exc.DBAPIError:
                 # A full disk makes SQLite give up the whole transaction, with all that others wrote in it.
                 raise StoreUnavailableError from error
@@ -154,7 +157,24 @@ class Session:
             self._instructions = marks[1]
             del self._remembered[marks[2] :]
             raise
-        self.connection.exec_driver_sql("RELEASE SAVEPOINT part")
+        finally:
+            self._depth -= 1
+        self.connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+
+    def attempt(self, function: Callable[[], object]) -> Exception | None:
+        """Do something that alone is undone when it raises; return the error.
+
+        Errors: what says that nothing can be stored now is raised.
+        """
+        try:
+            with self.savepoint():
+                function()
+        except Exception as error:
+            unavailable = isinstance(error, sa.exc.DBAPIError) and database.is_unavailable(error)
+            if unavailable or isinstance(error, StoreUnavailableError):
+                raise
+            return error
+        return None
 
     def write_events(self) -> None:
         """Write the lines that were only noted so far, for whoever reads logs in this transaction."""
@@ -209,6 +229,10 @@ class _Call:
     durable: bool
     result: Any = None
     error: BaseException | None = None
+
+    def run(self, session: Session) -> None:
+        """Do what is to be done in a transaction."""
+        self.result = self.function(session)
 
     def resolve(self, error: BaseException | None = None) -> None:
         """Tell the caller, with the error of the whole commit where there is one."""
@@ -381,14 +405,7 @@ class Store:
         while self._calls and len(done) < _MAX_BATCH and self._clock.monotonic() - started < _MAX_BATCH_S:
             call = self._calls.popleft()
             done.append(call)
-            try:
-                with session.savepoint():
-                    call.result = call.function(session)
-            except Exception as error:
-                unavailable = isinstance(error, sa.exc.DBAPIError) and database.is_unavailable(error)
-                if unavailable or isinstance(error, StoreUnavailableError):
-                    raise  # nobody's call can be stored now
-                call.error = error
+            call.error = session.attempt(partial(call.run, session))
 
     def _writing_connection(self) -> sa.Connection:
         if self._writer is None:

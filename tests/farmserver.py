@@ -6,11 +6,31 @@ import socketserver
 import threading
 import xmlrpc.client
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
+from hqueue.protocol import (
+    Acknowledgement,
+    Answer,
+    Assignment,
+    Beat,
+    Identity,
+    Listed,
+    NetworkFolder,
+    Piece,
+    Report,
+    Resend,
+    Welcome,
+    Wish,
+    read,
+    write,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from hqueue.protocol import Asked
 
 PATIENCE_S = 20.0
 
@@ -47,16 +67,16 @@ class Farm:
         self.interval_s = interval_s
         self.grace_s = grace_s
         self.slots = 10_000
-        self.clients: list[dict[str, Any]] = []  # identities, by registration
-        self.queue: list[dict[str, Any]] = []  # assignments, not yet listed by the client
-        self.assigned: dict[str, dict[str, Any]] = {}
-        self.wishes: dict[str, dict[str, Any]] = {}
-        self.listed: dict[str, dict[str, Any]] = {}  # token → how it was last listed
+        self.clients: list[Identity] = []  # identities, by registration
+        self.queue: list[Assignment] = []  # assignments, not yet listed by the client
+        self.assigned: dict[str, Assignment] = {}
+        self.wishes: dict[str, Wish] = {}
+        self.listed: dict[str, Listed] = {}  # token → how it was last listed
         self.states: dict[str, list[str]] = {}  # token → the states it was listed in, repeats left out
         self.output: dict[str, bytearray] = {}
-        self.reports: dict[str, dict[str, Any]] = {}
+        self.reports: dict[str, Report] = {}
         self.times_reported: dict[str, int] = {}
-        self.heartbeats: list[dict[str, Any]] = []
+        self.heartbeats: list[Beat] = []
         self.forget: set[str] = set()  # methods to answer once with fault 40
         self.refuse = ""  # the sentence of fault 41
         self.next_length: int | None = None  # what the next output call is answered, whatever arrives
@@ -101,34 +121,28 @@ class Farm:
         with self.changed:
             self._counter += 1
             token = more.pop("token", f"run-{self._counter}")
-            assignment = {
-                "token": token,
-                "jobId": self._counter,
-                "attempt": 1,
-                "name": "Würfel_日本",
-                "command": command,
-                "shell": "",
-                "environment": {},
-                "maxTime": 0,
-                "hosts": ["farm07", "farm08"],
-                "tags": [],
-                "cpus": 1,
+            assignment = Assignment(
+                token=token,
+                job_id=self._counter,
+                name="Würfel_日本",
+                command=command,
+                hosts=["farm07", "farm08"],
                 **more,
-            }
+            )
             self.queue.append(assignment)
         if ring:
             self.ring()
         return token
 
-    def wish(self, token: str, wish: str, reason: str = "cancelled") -> None:
+    def wish(self, token: str, wish: Asked, reason: str = "cancelled") -> None:
         with self.changed:
-            number = self.wishes.get(token, {"number": 0})["number"] + 1
-            self.wishes[token] = {"token": token, "wish": wish, "number": number, "reason": reason}
+            number = self.wishes[token].number + 1 if token in self.wishes else 1
+            self.wishes[token] = Wish(token, wish, number, reason)
         self.ring()
 
     def ring(self) -> None:
         if self.clients:
-            with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{self.clients[-1]['port']}") as client:
+            with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{self.clients[-1].port}") as client:
                 client.wakeup()
 
     def until(self, condition: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
@@ -138,98 +152,100 @@ class Farm:
                 raise AssertionError(f"not within {seconds} s; listed {self.listed}, reports {self.reports}")
             return condition()
 
-    def result(self, token: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
+    def result(self, token: str, seconds: float = PATIENCE_S) -> Report:
         """Wait for a run's end report."""
         return self.until(lambda: self.reports.get(token), seconds)
 
     def state(self, token: str) -> str:
-        return self.listed[token]["state"] if token in self.listed else ""
+        return self.listed[token].state if token in self.listed else ""
 
     def text(self, token: str) -> str:
         return self.output.get(token, b"").decode()
 
     # -- what a client calls -------------------------------------------------------------------------------------------
 
-    def _register(self, identity: dict[str, Any]) -> dict[str, Any]:
+    def _register(self, identity: dict[str, Any]) -> Any:
         with self.changed:
             if self.refuse:
                 raise xmlrpc.client.Fault(41, self.refuse)
-            self.clients.append(identity)
+            self.clients.append(read(identity, Identity, "identity"))
             self.changed.notify_all()
-        return {
-            "clientId": 7,
-            "heartbeatSeconds": self.interval_s,
-            "killGraceSeconds": self.grace_s,
-            "networkFolders": [
-                {"name": "HQROOT", "linux": "/mnt/hq", "windows": "H:/", "macosx": "/Volumes/HQ", "main": True},
-                {"name": "TEXTURES", "linux": "/mnt/texturen", "windows": "T:/", "macosx": "/Volumes/T", "main": False},
-            ],
-            "serverTime": xmlrpc.client.DateTime(),
-            "maxOutputBytes": 1 << 30,
-        }
+        return write(
+            Welcome(
+                client_id=7,
+                heartbeat_s=self.interval_s,
+                kill_grace_s=self.grace_s,
+                network_folders=[
+                    NetworkFolder("HQROOT", "/mnt/hq", "H:/", "/Volumes/HQ", main=True),
+                    NetworkFolder("TEXTURES", "/mnt/texturen", "T:/", "/Volumes/T"),
+                ],
+                server_time=datetime.now(UTC),  # noqa: TID251 - a client takes any
+                max_output_bytes=1 << 30,
+            )
+        )
 
-    def _heartbeat(
-        self, client_id: int, key: str, incarnation: int, number: int, body: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _heartbeat(self, client_id: int, key: str, incarnation: int, number: int, body: dict[str, Any]) -> Any:
+        beat = read(body, Beat, "body")
         with self.changed:
             self._check("farm.heartbeat")
-            self.heartbeats.append({"incarnation": incarnation, "number": number, **body})
-            for run in body["runs"]:
-                self.listed[run["token"]] = run
-                states = self.states.setdefault(run["token"], [])
-                if states[-1:] != [run["state"]]:
-                    states.append(run["state"])
-            here = {run["token"] for run in body["runs"]}
-            self.queue = [entry for entry in self.queue if entry["token"] not in here]
-            acknowledged, resend = self._take(body["reports"])
+            self.heartbeats.append(beat)
+            for run in beat.runs:
+                self.listed[run.token] = run
+                states = self.states.setdefault(run.token, [])
+                if states[-1:] != [run.state]:
+                    states.append(run.state)
+            here = {run.token for run in beat.runs}
+            self.queue = [entry for entry in self.queue if entry.token not in here]
+            told = self._take(beat.reports)
             wishes = [
                 wish
                 for token, wish in self.wishes.items()
-                if token in here
-                and self.listed[token]["wish"] < wish["number"]
-                and self.listed[token]["state"] != "ended"
+                if token in here and self.listed[token].wish < wish.number and self.listed[token].state != "ended"
             ]
             wishes += [
-                {"token": token, "wish": "die", "number": 1, "reason": "unknown"}
+                Wish(token, "die", 1, "unknown")
                 for token in here
-                if token not in self.assigned and self.listed[token]["state"] != "ended"
+                if token not in self.assigned and self.listed[token].state != "ended"
             ]
-            room = self.slots - sum(run["state"] != "ended" for run in body["runs"])
-            given = [] if body["terminating"] else self.queue[: max(0, room)]
-            self.assigned.update((entry["token"], entry) for entry in given)
+            room = self.slots - sum(run.state != "ended" for run in beat.runs)
+            given = [] if beat.terminating else self.queue[: max(0, room)]
+            self.assigned.update((entry.token, entry) for entry in given)
             self.changed.notify_all()
-        return {
-            "number": number,
-            "stale": False,
-            "interval": self.interval_s,
-            "assignments": given,
-            "wishes": wishes,
-            "acknowledged": acknowledged,
-            "resend": resend,
-            "poll": False,
-        }
+        return write(
+            Answer(
+                number=number,
+                interval_s=self.interval_s,
+                assignments=given,
+                wishes=wishes,
+                acknowledged=told.acknowledged,
+                resend=told.resend,
+            )
+        )
 
-    def _report(self, client_id: int, key: str, incarnation: int, reports: list[dict[str, Any]]) -> dict[str, Any]:
+    def _report(self, client_id: int, key: str, incarnation: int, reports: list[dict[str, Any]]) -> Any:
         with self.changed:
             self._check("farm.report")
-            acknowledged, resend = self._take(reports)
+            told = self._take(read(reports, list[Report], "reports"))
             self.changed.notify_all()
-        return {"acknowledged": acknowledged, "resend": resend}
+        return write(told)
 
-    def _output(self, client_id: int, key: str, pieces: list[dict[str, Any]]) -> list[int]:
+    def _output(self, client_id: int, key: str, told: list[dict[str, Any]]) -> list[int]:
         lengths = []
-        assert sum(len(piece["data"].data) for piece in pieces) <= 256 * 1024
+        for fields in told:
+            fields["data"] = fields["data"].data  # the standard library wraps bytes
+        pieces = read(told, list[Piece], "pieces")
+        assert sum(len(piece.data) for piece in pieces) <= 256 * 1024
         with self.changed:
             for piece in pieces:
-                if piece["token"] not in self.assigned:
+                if piece.token not in self.assigned:
                     lengths.append(-1)
                     continue
-                have = self.output.setdefault(piece["token"], bytearray())
+                have = self.output.setdefault(piece.token, bytearray())
                 if self.next_length is not None:
                     del have[self.next_length :]
                     self.next_length = None
-                elif piece["offset"] <= len(have):
-                    have += piece["data"].data[len(have) - piece["offset"] :]
+                elif piece.offset <= len(have):
+                    have += piece.data[len(have) - piece.offset :]
                 lengths.append(len(have))
             self.changed.notify_all()
         return lengths
@@ -241,18 +257,18 @@ class Farm:
             self.forget.discard(method)
             raise xmlrpc.client.Fault(40, "there is no client 7")
 
-    def _take(self, reports: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-        acknowledged, resend = [], []
+    def _take(self, reports: list[Report]) -> Acknowledgement:
+        told = Acknowledgement()
         for report in reports:
-            token = report["token"]
+            token = report.token
             self.times_reported[token] = self.times_reported.get(token, 0) + 1
             have = len(self.output.get(token, b""))
             if token not in self.assigned:
-                acknowledged.append(token)
-            elif have < report["outputBytes"]:
-                resend.append({"token": token, "length": have})
+                told.acknowledged.append(token)
+            elif have < report.output_bytes:
+                told.resend.append(Resend(token, have))
             else:
                 self.reports.setdefault(token, report)
                 if not self.keep_reports:
-                    acknowledged.append(token)
-        return acknowledged, resend
+                    told.acknowledged.append(token)
+        return told

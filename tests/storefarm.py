@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import sqlalchemy as sa
 
 from hqueue import jobspec, lifecycle
 from hqueue.config import ServerConfig, load_server_config
-from hqueue.lifecycle import Action, Cause, Report, clients
+from hqueue.lifecycle import Action, Cause, clients
 from hqueue.live import LiveClient, LiveFarm
+from hqueue.protocol import Identity, Listed, Report
 from hqueue.scheduler import Scheduler
 from hqueue.schema import bulk, bulk_job, client, event, job, job_edge, resource, run
 from hqueue.states import JobEvent
@@ -19,12 +21,13 @@ from hqueue.views.farmview import FarmReader
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hqueue.lifecycle.clients import Listed, Orders
+    from hqueue.protocol import Orders, Wish
     from hqueue.scheduler import TickCounts
     from hqueue.store import Session, Store
     from tests.fakes import FakeClock
 
 
+@functools.cache
 def settings(**overrides: str) -> ServerConfig:
     """Return a configuration: the defaults, and what is given as in the ini file."""
     return load_server_config(None, overrides, environ={})
@@ -192,7 +195,7 @@ class Held:
     job_id: int
     state: str = "running"
     wish: int = 0
-    asked: dict[str, Any] | None = None  # the wish to carry out next
+    asked: Wish | None = None  # the wish to carry out next
 
 
 @dataclass
@@ -221,9 +224,9 @@ class Machine:
         """Return the ids of the jobs that run here."""
         return sorted(held.job_id for held in self.held.values())
 
-    def identity(self) -> clients.Identity:
+    def identity(self) -> Identity:
         """Return what it says of itself."""
-        return clients.Identity(
+        return Identity(
             hostname=self.hostname,
             name=self.name,
             key=self.key,
@@ -233,7 +236,8 @@ class Machine:
             platform=self.platform,
             version="1.0.0",
             cpu_speed_mhz=self.speed,
-            machine={"memory": 2**40, "installLocation": "/opt/Häuser"},
+            memory_kb=2**40,
+            install_location="/opt/Häuser",
         )
 
     def register(self) -> int:
@@ -245,9 +249,7 @@ class Machine:
 
     def listing(self) -> list[Listed]:
         """Return the runs it says it holds."""
-        return [
-            clients.Listed(token, held.state, held.wish, 1.0, 4711, None) for token, held in sorted(self.held.items())
-        ]
+        return [Listed(token, held.state, held.wish, 1.0, 4711, None) for token, held in sorted(self.held.items())]
 
     def beat(self, *, max_rescues: int = 2) -> Orders:
         """Send a heartbeat with what it holds and what ended; take what the answer brings, and list that at once."""
@@ -261,10 +263,10 @@ class Machine:
             live.seen_at_s = self.farm.clock.monotonic()
         self.ended.clear()
         for order in orders.wishes:
-            if order["token"] in self.held:
-                self.held[order["token"]].asked = order
+            if order.token in self.held:
+                self.held[order.token].asked = order
         for order in orders.assignments:
-            self.held[order["token"]] = Held(order["jobId"])
+            self.held[order.token] = Held(order.job_id)
         if orders.assignments:
             self.beat(max_rescues=max_rescues)
         return orders
@@ -297,12 +299,12 @@ class Machine:
             if held.asked is None:
                 continue
             order, held.asked = held.asked, None
-            if order["wish"] == "die":
+            if order.wish == "die":
                 del self.held[token]
-                self.ended[token] = Report(token, "killed", kill_reason=order["reason"], exit_code=0)
+                self.ended[token] = Report(token, "killed", kill_reason=order.reason, exit_code=0)
             else:
-                held.state = "halted" if order["wish"] == "halt" else "running"
-                held.wish = order["number"]
+                held.state = "halted" if order.wish == "halt" else "running"
+                held.wish = order.number
         if beat:
             self.beat()
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import http.client
 import socket
 import xmlrpc.client
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from xml.parsers.expat import ExpatError
 
 from hqueue.cli.program import ComplaintError
-from hqueue.config import load_client_config, server_url
+from hqueue.config import address_url, load_client_config, server_address
 from hqueue.config.ini import find_ini
 from hqueue.errors import ConfigError
 
@@ -30,6 +30,7 @@ class Place:
 
     url: str
     origin: str
+    authorization: str = field(default="", repr=False)
 
 
 def find_server(option: str | None, environ: Mapping[str, str]) -> Place:
@@ -46,13 +47,15 @@ def find_server(option: str | None, environ: Mapping[str, str]) -> Place:
     if path is not None:
         # Only the server matters here: what variables say of a client on this machine is none of our business.
         others = {name: text for name, text in environ.items() if not name.startswith("HQUEUE_")}
-        return Place(load_client_config(path, environ=others).server_url, f"from {path}")
+        config = load_client_config(path, environ=others)
+        return Place(config.server_url, f"from {path}", config.server.authorization)
     return Place(DEFAULT_SERVER, "the default, as nothing names a server")
 
 
 def _said(text: str, by: str) -> Place:
     try:
-        return Place(server_url(text.strip()), f"from {by}")
+        address = server_address(text.strip())
+        return Place(address_url(address), f"from {by}", address.authorization)
     except ConfigError as error:
         raise ConfigError(f"{by}: {error.message}") from None
 
@@ -80,7 +83,10 @@ class Farm:
         self._place = place
         self._timeout_s = timeout_s
         self._proxy = xmlrpc.client.ServerProxy(
-            f"{place.url}/RPC2", transport=_Transport(timeout_s), allow_none=True, use_builtin_types=True
+            f"{place.url}/RPC2",
+            transport=_Transport(timeout_s, place.authorization),
+            allow_none=True,
+            use_builtin_types=True,
         )
 
     def __enter__(self) -> Self:
@@ -139,8 +145,8 @@ class _Transport(xmlrpc.client.Transport):
 
     user_agent = "hq"
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(use_builtin_types=True)
+    def __init__(self, timeout_s: float, authorization: str) -> None:
+        super().__init__(use_builtin_types=True, headers=[("Authorization", authorization)] if authorization else [])
         self._timeout_s = timeout_s
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:

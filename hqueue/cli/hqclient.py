@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
     options = parser().parse_args(argv)
-    return run_program("hqclient", lambda: _run(options))
+    return run_program("hqclient", lambda: _run(options), daemon=True)
 
 
 def _run(options: argparse.Namespace) -> int:

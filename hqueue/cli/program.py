@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from hqueue.errors import ConfigError
 
@@ -26,12 +26,43 @@ class ComplaintError(Exception):
         super().__init__(sentence)
 
 
-def run_program(name: str, body: Callable[[], int]) -> int:
-    """Run a program's body and return its exit code; what users can cause becomes one sentence on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name that this terminal's encoding lacks must not end the program.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+class _Output:
+    """A standard stream. What cannot be written ends a command with a sentence, and is dropped by a daemon."""
+
+    def __init__(self, stream: TextIO, *, may_fail: bool) -> None:
+        self._stream = stream
+        self._may_fail = may_fail
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if self._may_fail:
+                return
+            if isinstance(error, BrokenPipeError):
+                raise
+            _silence_stdout()
+            raise ComplaintError(f"cannot write to standard output: {error.strerror}") from None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def run_program(name: str, body: Callable[[], int], *, daemon: bool = False) -> int:
+    """Run a program's body and return its exit code; what users can cause becomes one sentence on stderr.
+
+    daemon: the program goes on where its standard output cannot be written.
+    """
+    _prepare_streams(daemon=daemon)
     try:
         code = body()
         sys.stdout.flush()
@@ -45,10 +76,33 @@ def run_program(name: str, body: Callable[[], int]) -> int:
         sys.stderr.write("\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes once more at its end, and would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return EXIT_BROKEN_PIPE
     return code
+
+
+def _prepare_streams(*, daemon: bool) -> None:
+    # Where a standard stream is closed, the next file that is opened would take its place: the store, for one.
+    for number, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+    for stream in ("stdin", "stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            # For as long as the program runs.
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if stream == "stdin" else "w"))
+    for output in (sys.stdout, sys.stderr):
+        # A name that this terminal's encoding lacks must not end the program.
+        if hasattr(output, "reconfigure"):
+            output.reconfigure(errors="replace")
+    sys.stderr = cast("TextIO", _Output(sys.stderr, may_fail=True))
+    sys.stdout = cast("TextIO", _Output(sys.stdout, may_fail=daemon))
+
+
+def _silence_stdout() -> None:
+    # The interpreter flushes once more at its end, and would complain there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def log_to_stderr(*, debug: bool = False) -> None:

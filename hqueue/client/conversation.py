@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault
 
-from hqueue.errors import ClientRefusedError, UnknownClientError
+from hqueue.errors import ClientRefusedError, InvalidArgumentError, UnknownClientError
+from hqueue.protocol import Acknowledgement, Answer, Beat, Welcome, read, write
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hqueue.client.runs import Runs
+    from hqueue.protocol import Identity, Piece
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ class Call:
 
     method: str
     params: tuple[Any, ...]
-    pieces: tuple[tuple[str, int, bytes], ...] = ()
+    beat: Beat | None = None
+    pieces: Sequence[Piece] = ()
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Conversation:
     def __init__(
         self,
         runs: Runs,
-        identity: Mapping[str, Any],
+        identity: Identity,
         load: Callable[[], Mapping[str, Any]],
-        on_registered: Callable[[Mapping[str, Any]], None],
+        on_registered: Callable[[Welcome], None],
         dice: random.Random,
     ) -> None:
         self._runs = runs
@@ -90,7 +93,7 @@ class Conversation:
         if self.refused is not None or now < self._retry_at:
             return None
         if not self.registered:
-            return Call("farm.register", (dict(self._identity),))
+            return Call("farm.register", (write(self._identity),))
         if now >= self._heartbeat_at:
             return self._heartbeat(now)
         # Output of ended runs first, for their reports wait for it; but much of it must not hold other news up.
@@ -112,9 +115,9 @@ class Conversation:
         """Take the answer to a call."""
         try:
             self._take(call, value, now)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (InvalidArgumentError, ValueError) as error:
             log.debug("the answer to %s cannot be understood", call.method, exc_info=True)
-            self.failed(call, ValueError(f"the answer cannot be understood ({error!r})"), now)
+            self.failed(call, ValueError(f"the answer cannot be understood: {error}"), now)
             return
         if self._failures:
             log.info("the server answers again")
@@ -141,33 +144,35 @@ class Conversation:
 
     def _take(self, call: Call, value: Any, now: float) -> None:
         if call.method == "farm.register":
-            self.client_id = int(value["clientId"])
-            self._interval_s = float(value["heartbeatSeconds"])
-            self._runs.kill_grace_s = float(value["killGraceSeconds"])
-            self._on_registered(value)
+            welcome = read(value, Welcome, "the answer")
+            self.client_id = welcome.client_id
+            self._interval_s = welcome.heartbeat_s
+            self._runs.kill_grace_s = welcome.kill_grace_s
+            self._on_registered(welcome)
             self.registered = True
             self._heartbeat_at = now
-        elif call.method == "farm.heartbeat":
-            self._take_heartbeat(call, value, now)
+        elif call.beat is not None:
+            self._take_answer(call.beat, read(value, Answer, "the answer"), now)
         elif call.method == "farm.report":
-            self._runs.acknowledge(value["acknowledged"])
-            self._account.resend(value["resend"], now)
+            told = read(value, Acknowledgement, "the answer")
+            self._runs.acknowledge(told.acknowledged)
+            self._account.resend(told.resend, now)
         else:
-            self._runs.news |= self._account.lengths(call.pieces, value)
+            lengths = read(value, list[int], "the answer")
+            self._runs.news |= self._account.lengths(call.pieces, lengths)
 
-    def _take_heartbeat(self, call: Call, value: Any, now: float) -> None:
-        self._interval_s = float(value["interval"])
-        self._heartbeat_at = now if value.get("poll") else now + self._interval_s
-        if value["stale"] or value["number"] != self._number:
+    def _take_answer(self, beat: Beat, answer: Answer, now: float) -> None:
+        self._interval_s = answer.interval_s
+        self._heartbeat_at = now + self._interval_s
+        if answer.stale or answer.number != self._number:
             return
-        body = call.params[-1]
-        if body["terminating"] and not body["runs"]:
+        if beat.terminating and not beat.runs:
             self._said_terminating = True
         # What has ended makes room before what is new.
-        self._runs.acknowledge(value["acknowledged"])
-        self._account.resend(value["resend"], now)
-        self._runs.wish(value["wishes"], now)
-        self._runs.take(value["assignments"])
+        self._runs.acknowledge(answer.acknowledged)
+        self._account.resend(answer.resend, now)
+        self._runs.wish(answer.wishes, now)
+        self._runs.take(answer.assignments)
 
     def _heartbeat(self, now: float) -> Call:
         self._number += 1
@@ -176,31 +181,27 @@ class Conversation:
         self._runs.news = False
         # One that is lost is followed by another after the pause for retries.
         self._heartbeat_at = now
-        body = {
+        beat = Beat(
             **self._load(),
-            "condemned": self._account.condemned,
-            "terminating": self._runs.terminating,
-            "runs": self._account.listing(now),
-            "reports": self._account.reports(now, REPORTS),
-        }
-        return Call("farm.heartbeat", (self.client_id, *self._credentials, self._number, body))
+            condemned=self._account.condemned,
+            terminating=self._runs.terminating,
+            runs=self._account.listing(now),
+            reports=self._account.reports(now, REPORTS),
+        )
+        return Call("farm.heartbeat", (self.client_id, *self._credentials, self._number, write(beat)), beat=beat)
 
     def _report(self, now: float, *, at_least: int = REPORTS + 1) -> Call | None:
         """Return a call with end reports alone: a backlog goes this way, so that no heartbeat grows long."""
         reports = self._account.reports(now, REPORTS + 1)
         if len(reports) < at_least:
             return None
-        return Call("farm.report", (self.client_id, *self._credentials, reports[:REPORTS]))
+        return Call("farm.report", (self.client_id, *self._credentials, write(reports[:REPORTS])))
 
     def _output(self) -> Call:
         self._output_last = True
-        pieces = tuple(self._account.pieces(OUTPUT_BYTES))
-        told = [
-            {"token": token, "offset": offset, "data": data, **({} if offset else self._account.place(token))}
-            for token, offset, data in pieces
-        ]
-        return Call("farm.output", (self.client_id, self._identity["key"], told), pieces)
+        pieces = self._account.pieces(OUTPUT_BYTES)
+        return Call("farm.output", (self.client_id, self._identity.key, write(pieces)), pieces=pieces)
 
     @property
     def _credentials(self) -> tuple[str, int]:
-        return self._identity["key"], self._identity["incarnation"]
+        return self._identity.key, self._identity.incarnation

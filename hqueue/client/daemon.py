@@ -127,7 +127,7 @@ class Daemon:
             self._runs,
             self._identity,
             machine.Load(path, cpus, self._clock),
-            lambda answer: environment.set_folders(answer["networkFolders"]),
+            lambda answer: environment.set_folders(answer.network_folders),
             random.Random(),  # noqa: S311 - spreads retries, guards nothing
         )
         self._link = ServerLink(
@@ -140,12 +140,12 @@ class Daemon:
     @property
     def address(self) -> str:
         """Return where this client answers."""
-        return f"http://{self._identity['hostname']}:{self._listener.port}"
+        return f"http://{self._identity.hostname}:{self._listener.port}"
 
     @property
     def label(self) -> str:
         """Return what the server calls this client."""
-        return ":".join(filter(None, (self._identity["hostname"], self._config.name)))
+        return self._identity.label
 
     def stop(self) -> None:
         """Ask `serve` to come to its end; what runs goes on under the runner. For other threads and signal handlers."""

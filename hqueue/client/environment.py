@@ -6,13 +6,15 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hqueue.client import platforms
 from hqueue.client.processes import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from hqueue.protocol import Assignment, NetworkFolder
 
 CLIENT_FOLDER = Path(__file__).parent
 PACKAGE_ROOT = CLIENT_FOLDER.parent.parent
@@ -78,19 +80,19 @@ class Environment:
     root_override: str = ""  # `sharedNetwork.mount` of this machine
     folders: dict[str, str] = field(default_factory=dict)  # variable of a network folder → its path here
 
-    def set_folders(self, network_folders: Iterable[Mapping[str, Any]]) -> None:
-        """Take the network folders as the server names them: `{name, linux, windows, macosx, main}`."""
+    def set_folders(self, network_folders: Iterable[NetworkFolder]) -> None:
+        """Take the network folders as the server names them."""
         self.folders = {}
         for folder in network_folders:
-            here = str(folder.get(platforms.NAME) or "")
-            names = {str(folder["name"])}
-            if folder.get("main"):
+            here = str(getattr(folder, platforms.NAME))
+            names = {folder.name}
+            if folder.main:
                 here = self.root_override or here
                 names.add("HQROOT")
             if here:
                 self.folders.update(dict.fromkeys(names, here))
 
-    def of(self, assignment: Mapping[str, Any], scratch: str, mark: str) -> dict[str, str]:
+    def of(self, assignment: Assignment, scratch: str, mark: str) -> dict[str, str]:
         """Return the whole environment of a run.
 
         Errors: UnusableEnvironmentError.
@@ -99,13 +101,12 @@ class Environment:
         for name in ("TMPDIR",) if platforms.NAME != "windows" else ("TMPDIR", "TEMP", "TMP"):
             environment[name] = scratch
         environment.update(self.job_environment)
-        for name, value in (assignment.get("environment") or {}).items():
-            environment[str(name)] = str(value)
-        environment["JOBID"] = str(assignment["jobId"])
+        environment.update(assignment.environment)
+        environment["JOBID"] = str(assignment.job_id)
         environment["HQSERVER"] = self.server_url
         environment["HQCLIENT"] = str(CLIENT_FOLDER)
         environment["HQCLIENTARCH"] = platforms.architecture()
-        environment["HQHOSTS"] = ",".join(assignment.get("hosts") or ())
+        environment["HQHOSTS"] = ",".join(assignment.hosts)
         environment.update(self.folders)
         environment[MARKER] = mark
         for name, value in environment.items():

@@ -13,6 +13,7 @@ import psutil
 
 from hqueue import __version__
 from hqueue.client import platforms
+from hqueue.protocol import Identity
 
 if TYPE_CHECKING:
     from hqueue.clock import Clock
@@ -29,20 +30,20 @@ class Load:
         self._cpus = cpus
         self._clock = clock
         self._sampled_at = self._idle_at = float("-inf")
-        self._sample: dict[str, Any] = {"idleTime": -1}
+        self._sample: dict[str, Any] = {"idle_minutes": -1}
         psutil.cpu_percent(None)  # the first one measures nothing
 
     def __call__(self) -> dict[str, Any]:
-        """Return load (0 to the number of CPUs), idleTime (minutes, -1 unknown), freeMemory and freeDisk (KB)."""
+        """Return what a heartbeat says of it; the load goes from 0 to the number of CPUs."""
         now = self._clock.monotonic()
         if now - self._sampled_at >= SAMPLE_EVERY_S:
             self._sampled_at = now
             self._sample["load"] = round(psutil.cpu_percent(None) / 100.0 * self._cpus, 2)
-            self._sample["freeMemory"] = psutil.virtual_memory().available // 1024
-            self._sample["freeDisk"] = _disk_kb(self._state_dir, "free")
+            self._sample["free_memory_kb"] = psutil.virtual_memory().available // 1024
+            self._sample["free_disk_kb"] = _disk_kb(self._state_dir, "free")
         if now - self._idle_at >= IDLE_EVERY_S:
             self._idle_at = now
-            self._sample["idleTime"] = _idle_minutes(self._clock)
+            self._sample["idle_minutes"] = _idle_minutes(self._clock)
         return self._sample
 
 
@@ -53,23 +54,22 @@ def cpu_count() -> int:
     return os.cpu_count() or 1
 
 
-def identity(state_dir: Path, *, name: str, key: str, incarnation: int, cpus: int, port: int) -> dict[str, Any]:
-    """Return what registers this client: memory and disk in KB, clock rate in MHz."""
-    return {
-        "hostname": socket.gethostname(),
-        "name": name,
-        "key": key,
-        "incarnation": incarnation,
-        "port": port,
-        "cpus": cpus,
-        "platform": platforms.architecture(),
-        "version": __version__,
-        "memory": psutil.virtual_memory().total // 1024,
-        "cpuSpeed": _cpu_mhz(),
-        "installLocation": str(Path(__file__).parent.parent),
-        "diskCapacity": _disk_kb(state_dir, "total"),
-        "gpus": [],
-    }
+def identity(state_dir: Path, *, name: str, key: str, incarnation: int, cpus: int, port: int) -> Identity:
+    """Return what registers this client."""
+    return Identity(
+        hostname=socket.gethostname(),
+        name=name,
+        key=key,
+        incarnation=incarnation,
+        port=port,
+        cpus=cpus,
+        platform=platforms.architecture(),
+        version=__version__,
+        memory_kb=psutil.virtual_memory().total // 1024,
+        cpu_speed_mhz=_cpu_mhz(),
+        install_location=str(Path(__file__).parent.parent),
+        disk_kb=_disk_kb(state_dir, "total"),
+    )
 
 
 def _cpu_mhz() -> int:

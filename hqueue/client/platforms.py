@@ -293,10 +293,10 @@ def connect_in(folder: Path, seconds: float) -> socket.socket:
 
 
 class Ended(NamedTuple):
-    """How a child ended: its exit status, or the signal that ended it (else 0), and its peak memory in KB."""
+    """How a child ended: its exit code, or the signal that ended it (else 0), and its peak memory in KB."""
 
     pid: int
-    status: int
+    exit_code: int
     signal: int
     peak_kb: int
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hqueue.protocol import Piece
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from hqueue.client.run import Run
+    from hqueue.protocol import Listed, Report, Resend
 
 PIECE_BYTES = 128 * 1024  # of one run, while others have output too
 RESEND_PAUSE_S = 1.0
@@ -22,27 +25,22 @@ class Account:
     def __init__(self, runs: Mapping[str, Run]) -> None:
         self._runs = runs
 
-    def listing(self, now: float) -> list[dict[str, Any]]:
+    def listing(self, now: float) -> list[Listed]:
         """Return every run as a heartbeat lists it."""
         return [run.listed(now) for run in self._runs.values()]
 
-    def reports(self, now: float, limit: int) -> list[dict[str, Any]]:
+    def reports(self, now: float, limit: int) -> list[Report]:
         """Return end reports whose output has been handed over whole."""
         found = []
         for run in self._runs.values():
             if run.report is not None and run.report_at <= now and run.output.delivered:
-                found.append(run.final_report())
+                found.append(run.final_report(run.report))
                 if len(found) == limit:
                     break
         return found
 
-    def place(self, token: str) -> dict[str, Any]:
-        """Return where a run takes place: what the head of its log says."""
-        run = self._runs[token]
-        return {**run.place, "pid": run.pid}
-
-    def pieces(self, limit: int) -> list[tuple[str, int, bytes]]:
-        """Return output to send, `limit` bytes at most: token, offset, data. Ended runs first: reports wait for it."""
+    def pieces(self, limit: int) -> list[Piece]:
+        """Return output to send, `limit` bytes at most. Ended runs first, for their reports wait for it."""
         waiting = [run for run in self._runs.values() if not run.output.delivered]
         waiting.sort(key=lambda run: (run.report is None, run.output_turn))
         pieces = []
@@ -53,7 +51,8 @@ class Account:
             run.output_turn += 1
             offset, data = run.output.piece(min(limit, share))
             limit -= len(data)
-            pieces.append((run.token, offset, data))
+            place: dict[str, Any] = {} if offset else {"pid": run.pid, **run.place}
+            pieces.append(Piece(token=run.token, offset=offset, data=data, **place))
         return pieces
 
     @property
@@ -75,22 +74,22 @@ class Account:
                 return f"process {pids} of job {run.job_id} would not die"
         return ""
 
-    def resend(self, wanted: Iterable[Mapping[str, Any]], now: float) -> None:
+    def resend(self, wanted: Iterable[Resend], now: float) -> None:
         """Send output again from where the server says, before the end report is repeated."""
         for entry in wanted:
-            run = self._runs.get(str(entry["token"]))
+            run = self._runs.get(entry.token)
             if run is not None:
-                run.output.server_has(int(entry["length"]))
+                run.output.server_has(entry.length)
                 run.report_at = now + RESEND_PAUSE_S
 
-    def lengths(self, pieces: Sequence[tuple[str, int, bytes]], lengths: Sequence[int]) -> bool:
+    def lengths(self, pieces: Sequence[Piece], lengths: Sequence[int]) -> bool:
         """Take the server's answer to pieces: how much it has of each. Tell whether an end report is due by that."""
         due = False
-        for (token, _, _), length in zip(pieces, lengths, strict=True):
-            run = self._runs.get(token)
+        for piece, length in zip(pieces, lengths, strict=True):
+            run = self._runs.get(piece.token)
             if run is None:
                 continue
-            run.output.server_has(int(length))
+            run.output.server_has(length)
             if run.output.delivered and run.report is not None:
                 run.output.finish()
                 due = True

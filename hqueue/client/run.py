@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
+from hqueue.protocol import KILLED, Assignment, Listed, Report, read
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hqueue.client.output import Output
     from hqueue.client.processes import Kill, Pack
+    from hqueue.protocol import Outcome, State
 
 
 class Run:
@@ -19,20 +24,20 @@ class Run:
     """
 
     __slots__ = (
-        "argv", "assignment", "boot", "ended_at", "environment", "halted_at", "halted_s", "job_id", "kill",
+        "argv", "assignment", "boot", "ended_at", "environment", "exit_code", "halted_at", "halted_s", "job_id", "kill",
         "kill_reason", "lost", "lost_message", "max_s", "noted_shift", "output", "output_turn", "pack", "peak_kb",
-        "pid", "place", "report", "report_at", "sent", "signal", "start", "started_at", "status", "token",
+        "pid", "place", "report", "report_at", "sent", "signal", "start", "started_at", "token",
         "wants_halt", "wish_done", "wish_number",
     )  # fmt: skip
 
-    def __init__(self, token: str, output: Output, *, boot: str, assignment: dict[str, Any] | None = None) -> None:
+    def __init__(self, token: str, output: Output, *, boot: str, assignment: Assignment | None = None) -> None:
         self.token = token
         self.output = output
         self.noted_shift = output.shift
         self.boot = boot
         self.assignment = assignment  # until it is known to have been started
-        self.job_id = (assignment or {}).get("jobId", 0)
-        self.max_s = float((assignment or {}).get("maxTime") or 0)
+        self.job_id = assignment.job_id if assignment is not None else 0
+        self.max_s = assignment.max_time_s if assignment is not None else 0.0
         self.argv: list[str] = []
         self.environment: dict[str, str] = {}
         self.place: dict[str, str] = {}  # shell, folder and a remark, for the head of its log; not kept on the disk
@@ -43,7 +48,7 @@ class Run:
         self.halted_at: float | None = None
         self.halted_s = 0.0
         self.ended_at: float | None = None  # when the shell ended; other processes may still have to die
-        self.status = self.signal = self.peak_kb = 0
+        self.exit_code = self.signal = self.peak_kb = 0
         self.wants_halt = False
         self.wish_number = 0  # of the latest wish
         self.wish_done = 0  # of the latest wish carried out
@@ -52,14 +57,16 @@ class Run:
         self.pack: Pack | None = None
         self.lost = False
         self.lost_message = ""
-        self.report: dict[str, Any] | None = None  # set: all is over, and the server has not acknowledged it yet
+        self.report: Report | None = None  # set: all is over, and the server has not acknowledged it yet
         self.report_at = 0.0
         self.output_turn = 0
 
     @classmethod
     def from_entry(cls, token: str, entry: Mapping[str, Any], output: Output) -> Run:
         """Build a run from what the journal says of it."""
-        run = cls(token, output, boot=str(entry.get("boot", "")), assignment=entry.get("assignment"))
+        run = cls(token, output, boot=str(entry.get("boot", "")))
+        if "assignment" in entry:
+            run.assignment = read(entry["assignment"], Assignment, "assignment")
         run.job_id = entry.get("job", 0)
         run.max_s = float(entry.get("max_s") or 0)
         run.sent = True  # nobody knows, and a command must not run twice
@@ -73,7 +80,8 @@ class Run:
         run.wish_done = entry.get("wish_done", 0)
         run.wish_number = entry.get("wish_number", run.wish_done)
         run.kill_reason = str(entry.get("kill", ""))
-        run.report = entry.get("report")
+        if "report" in entry:
+            run.report = read(entry["report"], Report, "report")
         return run
 
     def started(self, pid: int, start: float, at: float) -> None:
@@ -82,9 +90,9 @@ class Run:
         self.sent = True
         self.assignment, self.argv, self.environment = None, [], {}
 
-    def ended(self, status: int, signal: int, peak_kb: int, at: float) -> None:
+    def ended(self, exit_code: int, signal: int, peak_kb: int, at: float) -> None:
         """Note how that process ended."""
-        self.status, self.signal, self.peak_kb, self.ended_at = status, signal, peak_kb, at
+        self.exit_code, self.signal, self.peak_kb, self.ended_at = exit_code, signal, peak_kb, at
 
     @property
     def dying(self) -> bool:
@@ -92,7 +100,7 @@ class Run:
         return bool(self.kill_reason) or self.lost
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """Return the word a heartbeat has for it."""
         if self.report is not None:
             return "ended"
@@ -122,38 +130,26 @@ class Run:
             return float("inf")
         return now + max(0.0, self.max_s - self.seconds(now))
 
-    def finish(self, outcome: str, message: str) -> None:
+    def finish(self, outcome: Outcome, message: str) -> None:
         """Write the end report."""
-        killed = outcome == "killed"
+        killed = outcome == KILLED
         if killed:
             self.wish_done = max(self.wish_done, self.wish_number)
-        self.report = {
-            "token": self.token,
-            "outcome": outcome,
-            "exitCode": 128 + self.signal if self.signal else self.status,
-            "signal": self.signal,
-            "reason": self.kill_reason if killed else "",
-            "seconds": self.seconds(self.started_at if self.ended_at is None else self.ended_at),
-            "peakMemory": self.peak_kb,
-            "message": message,
-        }
+        self.report = Report(
+            self.token,
+            outcome,
+            exit_code=128 + self.signal if self.signal else self.exit_code,
+            signal=self.signal,
+            kill_reason=self.kill_reason if killed else "",
+            seconds=self.seconds(self.started_at if self.ended_at is None else self.ended_at),
+            peak_memory_kb=self.peak_kb,
+            message=message,
+        )
 
-    def final_report(self) -> dict[str, Any]:
+    def final_report(self, report: Report) -> Report:
         """Return the end report with what is known once the output is handed over."""
-        report = {**(self.report or {}), "outputBytes": self.output.sent}
-        if self.output.progress is not None:
-            report["progress"] = list(self.output.progress)
-        return report
+        return replace(report, output_bytes=self.output.sent, progress=self.output.progress)
 
-    def listed(self, now: float) -> dict[str, Any]:
+    def listed(self, now: float) -> Listed:
         """Return the run as a heartbeat lists it."""
-        entry: dict[str, Any] = {
-            "token": self.token,
-            "state": self.state,
-            "wish": self.wish_done,
-            "seconds": self.seconds(now),
-            "pid": self.pid,
-        }
-        if self.output.progress is not None:
-            entry["progress"] = list(self.output.progress)
-        return entry
+        return Listed(self.token, self.state, self.wish_done, self.seconds(now), self.pid, self.output.progress)

@@ -165,8 +165,14 @@ class Runner:
             self._being_killed.discard(ended.pid)
             if child is None:
                 continue  # somebody's orphan
-            child.returncode = ended.status  # waited for behind Popen's back
-            facts: Message = {"status": ended.status, "signal": ended.signal, "peak": ended.peak_kb}
+            child.returncode = ended.exit_code  # waited for behind Popen's back
+            # `status` is for a daemon of version 0.1.0, which may come after this one.
+            facts: Message = {
+                "exit_code": ended.exit_code,
+                "status": ended.exit_code,
+                "signal": ended.signal,
+                "peak": ended.peak_kb,
+            }
             facts["ended_at"] = self._clock.monotonic()
             self._journal.put(token, **facts)
             self._tell({"event": "ended", "token": token, **facts})

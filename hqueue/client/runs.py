@@ -11,15 +11,17 @@ from hqueue.client.processes import Kill, Pack, mark
 from hqueue.client.reports import Account
 from hqueue.client.run import Run
 from hqueue.client.workspace import RefusedError, sentence
+from hqueue.protocol import EXITED, KILLED, LOST, REFUSED, write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from hqueue.client.channel import Message
     from hqueue.client.environment import Environment
     from hqueue.client.journal import Journal
     from hqueue.client.processes import System
     from hqueue.client.workspace import Workspaces
+    from hqueue.protocol import Assignment, Outcome, Wish
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ class Runs:
             elif run.ended_at is not None:
                 self._ended(run, now)
             elif run.boot != self._boot:
-                self._finish(run, "lost", message="the machine was restarted while the command was running on it")
+                self._finish(run, LOST, message="the machine was restarted while the command was running on it")
             elif run.sent:
                 if not run.pid and "pid" in entry:
                     run.started(entry["pid"], entry["started"], entry["at"])
@@ -137,7 +139,7 @@ class Runs:
             self._to_forget.append(str(event.get("token")))
             return
         if event["event"] == "failed":
-            self._finish(run, "refused", message=f"the command could not be started: {event['message']}")
+            self._finish(run, REFUSED, message=f"the command could not be started: {event['message']}")
             return
         if "pid" in event:
             if not run.pid:
@@ -147,27 +149,29 @@ class Runs:
             if "ended_at" not in event and run.kill is None:
                 self._catch_up(run, now)
         if "ended_at" in event:
-            run.ended(event["status"], event["signal"], event["peak"], event["ended_at"])
-            self._journal.put(run.token, ended=[run.status, run.signal, run.peak_kb, run.ended_at])
+            # A runner of version 0.1.0, which may still be at work, calls it otherwise.
+            exit_code = event["exit_code"] if "exit_code" in event else event["status"]
+            run.ended(exit_code, event["signal"], event["peak"], event["ended_at"])
+            self._journal.put(run.token, ended=[run.exit_code, run.signal, run.peak_kb, run.ended_at])
             self._ended(run, now)
 
     # -- from the server -----------------------------------------------------------------------------------------------
 
-    def take(self, assignments: Sequence[Mapping[str, Any]]) -> None:
+    def take(self, assignments: Iterable[Assignment]) -> None:
         """Put new assignments on the disk and start them; one that is known is only listed again."""
         prepared: list[Run] = []
         for assignment in assignments:
-            token = str(assignment["token"])
+            token = assignment.token
             if token in self._runs:
                 continue
-            run = Run(token, Output(self._path(token)), boot=self._boot, assignment=dict(assignment))
+            run = Run(token, Output(self._path(token)), boot=self._boot, assignment=assignment)
             self._runs[token] = run
             if self.terminating:
-                self._finish(run, "refused", message="this client is about to stop")
+                self._finish(run, REFUSED, message="this client is about to stop")
             elif self._starter.problem:
-                self._finish(run, "refused", message=self._starter.problem)
+                self._finish(run, REFUSED, message=self._starter.problem)
             elif self._prepare(run):
-                fields = {"job": run.job_id, "boot": self._boot, "max_s": run.max_s, "assignment": run.assignment}
+                fields = {"job": run.job_id, "boot": self._boot, "max_s": run.max_s, "assignment": write(assignment)}
                 self._journal.put(token, **fields)
                 prepared.append(run)
         try:
@@ -175,23 +179,22 @@ class Runs:
         except OSError as error:
             for run in prepared:
                 self._journal.take_back(run.token)
-                self._finish(run, "refused", message=sentence(error, str(self._journal.path.parent)))
+                self._finish(run, REFUSED, message=sentence(error, str(self._journal.path.parent)))
             return
         for run in prepared:
             self._start(run)
 
-    def wish(self, wishes: Iterable[Mapping[str, Any]], now: float) -> None:
+    def wish(self, wishes: Iterable[Wish], now: float) -> None:
         """Carry out what the server wants of runs; wishes carried out before are passed over."""
         for wish in wishes:
-            run = self._runs.get(str(wish["token"]))
-            number = int(wish["number"])
-            if run is None or run.report is not None or number <= run.wish_done:
+            run = self._runs.get(wish.token)
+            if run is None or run.report is not None or wish.number <= run.wish_done:
                 continue
-            if wish["wish"] == "die" or (wish["wish"] == "halt" and self.terminating):
-                run.wish_number = number
-                self._kill(run, str(wish.get("reason") or "cancelled"), now)
+            if wish.wish == "die" or (wish.wish == "halt" and self.terminating):
+                run.wish_number = wish.number
+                self._kill(run, wish.reason or "cancelled", now)
             elif not run.dying:
-                run.wish_number, run.wants_halt = number, wish["wish"] == "halt"
+                run.wish_number, run.wants_halt = wish.number, wish.wish == "halt"
                 self._halt_or_go_on(run, now)
 
     def acknowledge(self, tokens: Iterable[str]) -> None:
@@ -283,25 +286,23 @@ class Runs:
             self._journal.put(run.token, shift=run.noted_shift)
 
     def _prepare(self, run: Run) -> bool:
-        assignment = run.assignment or {}
+        assignment, scratch = run.assignment, self._workspaces.scratch(run.token)
+        if assignment is None:
+            return False
         try:
-            environment = self._environment.of(
-                assignment, self._workspaces.scratch(run.token), mark(self._key, run.token)
-            )
-            run.argv, remark = self._workspaces.prepare(
-                run.token, str(assignment["command"]), str(assignment.get("shell") or ""), environment
-            )
+            environment = self._environment.of(assignment, scratch, mark(self._key, run.token))
+            run.argv, remark = self._workspaces.prepare(run.token, assignment.command, assignment.shell, environment)
         except (RefusedError, UnusableEnvironmentError) as error:
-            self._finish(run, "refused", message=str(error))
+            self._finish(run, REFUSED, message=str(error))
             return False
         run.environment = environment
-        run.place = {"shell": " ".join(run.argv[:-1]), "folder": self._workspaces.scratch(run.token), "remark": remark}
+        run.place = {"shell": " ".join(run.argv[:-1]), "folder": scratch, "remark": remark}
         if remark:
             log.warning("job %s: %s", run.job_id, remark)
         return True
 
     def _start(self, run: Run) -> None:
-        if run.assignment is None or (not run.argv and not self._prepare(run)):
+        if not run.argv and not self._prepare(run):
             return
         order = {
             "order": "start",
@@ -344,7 +345,7 @@ class Runs:
         log.info("Cancelling job %s (%s)", run.job_id, reason)
         run.kill_reason = reason
         if not run.sent:
-            self._finish(run, "killed")
+            self._finish(run, KILLED)
             return
         # On the disk before the first signal: however it ends from here on, it ended because of us.
         self._journal.put(run.token, kill=reason, wish_number=run.wish_number)
@@ -367,13 +368,13 @@ class Runs:
             self.news = True
             log.warning("job %s: processes that would not die: %s", run.job_id, kill.survivors or "none any more")
         if kill.gone and run.lost:
-            self._finish(run, "killed" if run.kill_reason else "lost", message=run.lost_message)
+            self._finish(run, KILLED if run.kill_reason else LOST, message=run.lost_message)
         elif kill.gone and run.ended_at is not None:
-            self._finish(run, "killed")
+            self._finish(run, KILLED)
 
     def _ended(self, run: Run, now: float) -> None:
         if not run.kill_reason:
-            self._finish(run, "exited")
+            self._finish(run, EXITED)
         elif run.kill is None:
             # It ended while no daemon was there to see the kill through: what it left behind still has to go.
             self._begin_kill(run, now, gentle=True)
@@ -393,20 +394,24 @@ class Runs:
             run.pack = Pack(mark(self._key, run.token), run.pid, run.start, self._system)
         return run.pack
 
-    def _finish(self, run: Run, outcome: str, *, message: str = "") -> None:
+    def _finish(self, run: Run, outcome: Outcome, *, message: str = "") -> None:
         if run.sent:
             run.output.look(closely=True)
             self._note_shift(run)
         run.finish(outcome, message)
-        if outcome == "refused":
+        if outcome == REFUSED:
             log.warning("job %s refused: %s", run.job_id, message)
             self._workspaces.remove(run.token)
         else:
             log.info("Finished job %s", run.job_id)
             self._workspaces.clear_scratch(run.token)
-        if run.token in self._journal.entries:
+        if run.report is not None and run.token in self._journal.entries:
             self._journal.put(
-                run.token, report=run.report, output_bytes=run.output.size, assignment=None, wish_done=run.wish_done
+                run.token,
+                report=write(run.report),
+                output_bytes=run.output.size,
+                assignment=None,
+                wish_done=run.wish_done,
             )
         if run.sent:
             self._to_forget.append(run.token)

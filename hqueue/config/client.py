@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hqueue.config.ini import find_ini, read_ini, state_folder
-from hqueue.config.kinds import Address, Flag, Folder, ServerAddress, Text, Umask, Whole
+from hqueue.config.kinds import Address, Flag, Folder, ServerAddress, Text, Umask, Whole, hide_in_url
 from hqueue.config.settings import Given, read_flags, read_strictly, read_values, read_variables, setting
 from hqueue.errors import ConfigError
 
@@ -33,7 +33,7 @@ class ClientConfig:
     says; `next_free_port`: when `listen_port` is taken, the next free one will do.
     """
 
-    server: Address = setting("127.0.0.1", ServerAddress(), variable="HQUEUE_SERVER")  # noqa: RUF009 - setting() makes a field
+    server: Address = setting("127.0.0.1", ServerAddress(), variable="HQUEUE_SERVER", mask=hide_in_url)  # noqa: RUF009 - setting() makes a field
     port: int = setting(str(SERVER_PORT), Whole(1, 65535))
     listen_port: int = setting("5001", Whole(0, 65535), variable="HQUEUE_LISTEN_PORT")
     name: str = setting("", CLIENT_NAME, variable="HQUEUE_NAME")
@@ -56,7 +56,7 @@ class ClientConfig:
     @property
     def server_url(self) -> str:
         """Return where the server answers, without a slash at the end."""
-        return _url(self.server.host, self.server_port)
+        return address_url(self.server, self.server_port)
 
 
 def load_client_config(
@@ -104,14 +104,18 @@ def _default_state_dir(name: Given | None, environ: Mapping[str, str]) -> Given:
     return Given(str(state_folder(environ) / "client" / folder), "the default", Path.cwd())
 
 
-def server_url(text: str) -> str:
-    """Return the URL for a server given as host, host:port or URL."""
+def server_address(text: str) -> Address:
+    """Return where a server is that was given as host, host:port or URL.
+
+    Errors: ConfigError, which shows no password.
+    """
     try:
-        address = ServerAddress().parse(text, Path())
+        return ServerAddress().parse(text, Path())
     except ValueError:
-        raise ConfigError(f"The server is {text!r}, but must be {ServerAddress.expected}.") from None
-    return _url(address.host, address.port or SERVER_PORT)
+        raise ConfigError(f"The server is {hide_in_url(text)!r}, but must be {ServerAddress.expected}.") from None
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def address_url(address: Address, port: int = SERVER_PORT) -> str:
+    """Return the URL of an address, without its login and without a slash at the end; `port`: where none was said."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"http://{host}:{address.port or port}"

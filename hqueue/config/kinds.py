@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os.path
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SIZES = {"": 1, "kib": KIB, "mib": MIB, "gib": GIB}
@@ -203,22 +205,28 @@ class Address(NamedTuple):
 
     host: str
     port: int | None
+    login: str = ""  # user:password, for a reverse proxy that asks for them; never shown
+
+    @property
+    def authorization(self) -> str:
+        """Return the header that carries the login, "" without one."""
+        return f"Basic {b64encode(self.login.encode()).decode()}" if self.login else ""
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """A server as host, host:port or URL."""
+    """A server as host, host:port or URL; a login may stand before the host."""
 
     expected = "a host, host:port or a URL such as http://farmserver:5000"
 
     def parse(self, text: str, _folder: Path) -> Address:
-        """Return host and port."""
+        """Return host, port and login."""
         scheme, separator, rest = text.partition("://")
         if not separator:
             rest = text
         elif scheme.lower() != "http":
             raise ValueError
-        rest = re.sub(r"(/RPC2)?/*$", "", rest)
+        login, _, rest = re.sub(r"(/RPC2)?/*$", "", rest).rpartition("@")
         match = (
             re.fullmatch(r"\[([0-9A-Fa-f:.]+(?:%\w+)?)\](?::([0-9]{1,5}))?", rest)
             or re.fullmatch(r"([^\s/@:\[\]]+)(?::([0-9]{1,5}))?", rest)
@@ -227,7 +235,7 @@ class ServerAddress:
         )
         if match is None or not 0 < int(match[2] or 1) <= 65535:
             raise ValueError
-        return Address(match[1], int(match[2]) if match[2] else None)
+        return Address(match[1], int(match[2]) if match[2] else None, unquote(login))
 
 
 @dataclass(frozen=True)

@@ -3,5 +3,4 @@
 calls       what clients call
 heartbeats  a heartbeat that brings news, on its way
 openruns    what output and reports need to know of runs
-beats       messages, checked and typed
 """

@@ -8,20 +8,34 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import convert
+
 from hqueue.clock import to_ms
-from hqueue.errors import ClientRefusedError, UnknownClientError
-from hqueue.farm.beats import Beat, read_beat, read_identity, read_pieces, read_reports
+from hqueue.errors import ClientRefusedError, InvalidArgumentError, UnknownClientError
 from hqueue.farm.heartbeats import Heartbeat, answer, overtime
 from hqueue.farm.openruns import OpenRuns
 from hqueue.lifecycle import clients
 from hqueue.live import LiveClient
+from hqueue.protocol import (
+    Acknowledgement,
+    Beat,
+    Identity,
+    NetworkFolder,
+    Piece,
+    Welcome,
+    read,
+    read_beat,
+    read_reports,
+    write,
+)
 from hqueue.rpc.arguments import integer, one_id, text
 from hqueue.rpc.method import Where, exposed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hqueue.clock import Clock
     from hqueue.config import ServerConfig
     from hqueue.joblogs import JobLogs
@@ -68,7 +82,7 @@ class FarmMethods:
         Errors: 41 when another machine is registered under this name and not lost, or a newer daemon of this one.
         Source: ours.
         """
-        who = read_identity(identity)
+        who = read(identity, Identity, "identity")
         reply: Future[dict[str, Any]] = Future()
 
         def stored(future: Future[int]) -> None:
@@ -102,12 +116,13 @@ class FarmMethods:
         """
         live = self._known_client(client_id, key, integer(incarnation, "incarnation"))
         beat_number = integer(number, "number")
-        beat = read_beat(body)
+        beat = self._read(live, body)
         if beat_number <= live.number:
             return answer(beat_number, self._config, stale=True)
         live.number = beat_number
         changed = self._note(live, beat)
         if not changed and not beat.reports and live.quiet == (live.news, beat.signature()):
+            live.unheard = ""
             return answer(beat_number, self._config)
         heartbeat = Heartbeat(
             live,
@@ -136,14 +151,16 @@ class FarmMethods:
         Source: ours.
         """
         live = self._known_client(client_id, key, integer(incarnation, "incarnation"))
-        accepted, resend = self._runs.accept(live, read_reports(reports))
+        told, complaints = read_reports(reports)
+        _note_complaints(live, complaints)
+        accepted, resend = self._runs.accept(live, told)
         reply: Future[dict[str, Any]] = Future()
 
         def stored(future: Future[bool]) -> None:
             try:
                 future.result()
                 self._runs.drop(accepted)
-                reply.set_result({"acknowledged": [each.token for each in accepted], "resend": resend})
+                reply.set_result(write(Acknowledgement([each.token for each in accepted], resend)))
             except Exception as error:  # noqa: BLE001 - the caller's answer
                 reply.set_exception(error)
 
@@ -166,9 +183,9 @@ class FarmMethods:
         Source: ours.
         """
         live = self._known_client(client_id, key, None)
-        return [self._runs.append(live, piece) for piece in read_pieces(pieces)]
+        return [self._runs.append(live, piece) for piece in read(pieces, list[Piece], "pieces")]
 
-    def _enter(self, client_id: int, who: clients.Identity, peer: str) -> None:
+    def _enter(self, client_id: int, who: Identity, peer: str) -> None:
         with self._store.reading() as connection:
             limits = clients.time_limits(connection, client_id)
         live = LiveClient(client_id, who.label, who.key, who.incarnation, limits=limits, ip=peer, port=who.port)
@@ -176,15 +193,19 @@ class FarmMethods:
         self._live_farm.enter(live)
         log.info("client %s registered from %s: %d CPUs, %s", who.label, peer, who.cpus, who.platform)
 
-    def _welcome(self, client_id: int) -> dict[str, Any]:
-        return {
-            "clientId": client_id,
-            "heartbeatSeconds": self._config.heartbeat_s,
-            "killGraceSeconds": self._config.kill_grace_s,
-            "networkFolders": [asdict(folder) for folder in self._config.network_folders],
-            "serverTime": self._clock.now(),
-            "maxOutputBytes": self._config.max_output_bytes,
-        }
+    def _welcome(self, client_id: int) -> Any:
+        config = self._config
+        folders = convert(config.network_folders, list[NetworkFolder], from_attributes=True)
+        return write(
+            Welcome(
+                client_id=client_id,
+                heartbeat_s=config.heartbeat_s,
+                kill_grace_s=config.kill_grace_s,
+                network_folders=folders,
+                server_time=self._clock.now(),
+                max_output_bytes=config.max_output_bytes,
+            )
+        )
 
     def _known_client(self, client_id: Any, key: Any, incarnation: int | None) -> LiveClient:
         live = self._live_farm.clients.get(one_id(client_id, "client_id"))
@@ -197,6 +218,18 @@ class FarmMethods:
         if incarnation is not None and incarnation < live.incarnation:
             raise ClientRefusedError(f"a newer daemon of {live.label} has registered; this one is to stop")
         return live
+
+    def _read(self, live: LiveClient, body: Any) -> Beat:
+        """Return a heartbeat's body; a client that is not understood is given no work until it is."""
+        try:
+            beat, complaints = read_beat(body)
+        except InvalidArgumentError as error:
+            live.unheard = f"its heartbeats cannot be understood: {error.message}"
+            raise
+        if complaints != live.complaints:
+            live.complaints = complaints
+            _note_complaints(live, complaints)
+        return beat
 
     def _note(self, live: LiveClient, beat: Beat) -> bool:
         """Keep what a heartbeat says in memory; tell whether it says something for the store."""
@@ -211,3 +244,8 @@ class FarmMethods:
             self._runs.note_progress(listed.token, listed.progress)
         changed = beat.condemned != live.condemned or beat.terminating != live.terminating
         return changed or (beat.terminating and not beat.runs) or bool(overtime(live, beat, self._config))
+
+
+def _note_complaints(live: LiveClient, complaints: Iterable[str]) -> None:
+    for each in complaints:
+        log.error("client %s: %s", live.label, each)

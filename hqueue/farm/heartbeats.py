@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from hqueue.errors import StoreUnavailableError
 from hqueue.lifecycle import clients
+from hqueue.protocol import Answer, write
 from hqueue.schema import client
 from hqueue.store import AwaitTick, WakeScheduler
 
@@ -16,10 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hqueue.config import ServerConfig
-    from hqueue.farm.beats import Beat
     from hqueue.farm.openruns import OpenRuns
-    from hqueue.lifecycle import Report
     from hqueue.live import LiveClient, LiveFarm
+    from hqueue.protocol import Beat, Listed, Report, Resend
     from hqueue.store import Session, Store
 
 # The client measures maxTime itself; the server steps in this long after it should have proved the death.
@@ -51,7 +51,7 @@ class Heartbeat:
         self._config = config
         self._soon = soon
         self._accepted: list[Report] = []
-        self._resend: list[dict[str, Any]] = []
+        self._resend: list[Resend] = []
         self._tick: Future[None] | None = None
         self._answer: dict[str, Any] = {}
 
@@ -98,6 +98,7 @@ class Heartbeat:
             self._live.parked = False
             self._fail(error)
             return
+        self._live.unheard = ""
         self._live.condemned, self._live.terminating = self._beat.condemned, self._beat.terminating
         if self._beat.terminating and not self._beat.runs:
             self._live_farm.leave(self._live.id)
@@ -115,7 +116,7 @@ class Heartbeat:
             return
         self._store.when_durable(self._on_disk)
 
-    def _orders(self) -> dict[str, Any]:
+    def _orders(self) -> Any:
         live = self._live
         live.parked = False
         news = live.news  # before the look: what comes after it is news again
@@ -126,10 +127,10 @@ class Heartbeat:
             orders = clients.orders(connection, live.id, self._listing())
         for assignment in orders.assignments:
             self._runs.remember(live.id, assignment)
-            if assignment["maxTime"]:
-                live.limits[assignment["token"]] = assignment["maxTime"]
+            if assignment.max_time_s:
+                live.limits[assignment.token] = assignment.max_time_s
         gone = {report.token for report in self._accepted}
-        quiet = not orders and not self._resend
+        quiet = not (orders.assignments or orders.wishes or self._resend)
         live.quiet = (
             (news, frozenset(each for each in self._beat.signature() if each[0] not in gone)) if quiet else None
         )
@@ -153,9 +154,10 @@ class Heartbeat:
             # The heartbeat counts all the same; what it brought comes again with the next one.
             self.reply.set_result(answer(self._number, self._config))
         else:
+            self._live.unheard = f"its heartbeats cannot be stored ({type(error).__name__}; see the server's log)"
             self.reply.set_exception(error)
 
-    def _listing(self) -> list[clients.Listed]:
+    def _listing(self) -> list[Listed]:
         gone = {report.token for report in self._accepted}
         return [listed for listed in self._beat.runs if listed.token not in gone]
 
@@ -172,15 +174,6 @@ def overtime(live: LiveClient, beat: Beat, config: ServerConfig) -> list[str]:
     ]
 
 
-def answer(number: int, config: ServerConfig, *, stale: bool = False, **parts: list[Any]) -> dict[str, Any]:
+def answer(number: int, config: ServerConfig, **parts: Any) -> Any:
     """Return the answer to a heartbeat, with nothing in it but what is given."""
-    return {
-        "number": number,
-        "stale": stale,
-        "interval": config.heartbeat_s,
-        "assignments": [],
-        "wishes": [],
-        "acknowledged": [],
-        "resend": [],
-        **parts,
-    }
+    return write(Answer(number=number, interval_s=config.heartbeat_s, **parts))

@@ -6,26 +6,25 @@ import re
 import signal as signals
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.farm.beats import Origin
 from hqueue.lifecycle import clients
-from hqueue.lifecycle.runs import EXITED, KILLED, Report, describe
+from hqueue.lifecycle.runs import describe
+from hqueue.protocol import EXITED, KILLED, Place, Resend
 from hqueue.schema import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from hqueue.farm.beats import Piece
     from hqueue.joblogs import JobLogs
-    from hqueue.lifecycle import Report
     from hqueue.live import LiveClient, LiveFarm
+    from hqueue.protocol import Assignment, Piece, Report
     from hqueue.store import Store
 
 
-NOWHERE: Final = Origin()
+NOWHERE: Final = Place()
 
 
 @dataclass(slots=True)
@@ -35,8 +34,8 @@ class KnownRun:
     run_id: int
     job_id: int
     client_id: int
-    origin: Origin = NOWHERE
-    assignment: dict[str, Any] | None = None  # as it was handed out; None after a restart of the server
+    place: Place = NOWHERE
+    assignment: Assignment | None = None  # as it was handed out; None after a restart of the server
 
 
 _BY_TOKEN: Final = sa.select(run.c.id, run.c.job_id, run.c.client_id).where(run.c.token == sa.bindparam("wanted"))
@@ -61,10 +60,10 @@ class OpenRuns:
                 known = self._runs[token] = KnownRun(row.id, row.job_id, row.client_id)
         return known
 
-    def remember(self, client_id: int, assignment: dict[str, Any]) -> None:
+    def remember(self, client_id: int, assignment: Assignment) -> None:
         """Keep what was just handed out."""
-        known = KnownRun(assignment["runId"], assignment["jobId"], client_id, assignment=assignment)
-        self._runs[assignment["token"]] = known
+        known = KnownRun(assignment.run_id, assignment.job_id, client_id, assignment=assignment)
+        self._runs[assignment.token] = known
         self._live_farm.progress.pop(known.job_id, None)  # an earlier attempt's
 
     def note_progress(self, token: str, progress: tuple[float, float] | None) -> None:
@@ -78,15 +77,16 @@ class OpenRuns:
         known = self.find(piece.token)
         if known is None or known.client_id != live.id:
             return -1
-        if piece.origin != NOWHERE:
-            known.origin = piece.origin
+        place = Place(piece.pid, piece.shell, piece.folder, piece.remark)
+        if place != NOWHERE:
+            known.place = place
         head = partial(self._head, known, live.label)
         return self._logs.append(known.job_id, known.run_id, piece.offset, piece.data, head)
 
-    def accept(self, live: LiveClient, reports: Iterable[Report]) -> tuple[list[Report], list[dict[str, Any]]]:
+    def accept(self, live: LiveClient, reports: Iterable[Report]) -> tuple[list[Report], list[Resend]]:
         """Return the reports whose output is complete and on disk, and what is missing of the others'."""
         accepted: list[Report] = []
-        resend: list[dict[str, Any]] = []
+        resend: list[Resend] = []
         for report in reports:
             known = self.find(report.token)
             if known is None or known.client_id != live.id:
@@ -94,7 +94,7 @@ class OpenRuns:
                 continue
             length = self._logs.length(known.job_id, known.run_id)
             if length < report.output_bytes:
-                resend.append({"token": report.token, "length": length})
+                resend.append(Resend(report.token, length))
                 continue
             if report.output_bytes:
                 self._logs.sync(known.job_id, known.run_id)
@@ -117,47 +117,22 @@ class OpenRuns:
                 what = clients.assignment(connection, known.run_id)
         if what is None:
             return f"job {known.job_id}, deleted\n"
-        return run_head(
-            job_id=known.job_id,
-            name=what["name"],
-            attempt=what["attempt"],
-            client=label,
-            pid=known.origin.pid,
-            shell=known.origin.shell,
-            folder=known.origin.folder,
-            remark=known.origin.remark,
-            environment=what["environment"],
-            command=what["command"],
-        )
+        return run_head(what, known.place, label)
 
 
 _SECRET: Final = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|APIKEY|API_KEY|PRIVATE|(^|_)KEY$", re.IGNORECASE)
 
 
-def run_head(
-    *,
-    job_id: int,
-    name: str,
-    attempt: int,
-    client: str,
-    pid: int | None,
-    shell: str,
-    folder: str,
-    remark: str,
-    environment: Mapping[str, str],
-    command: str,
-) -> str:
+def run_head(what: Assignment, place: Place, client: str) -> str:
     """Return the head of a run's log; what looks like a secret in the environment is masked."""
     lines = [
-        f"job {job_id}, {name}",
-        f"attempt {attempt} on {client}" + (f", pid {pid}" if pid else ""),
+        f"job {what.job_id}, {what.name}",
+        f"attempt {what.attempt} on {client}" + (f", pid {place.pid}" if place.pid else ""),
     ]
-    if shell or folder:
-        lines.append(", ".join(filter(None, (f"shell {shell}" if shell else "", f"folder {folder}" if folder else ""))))
-    if remark:
-        lines.append(remark)
-    lines += [f"{key}={'***' if _SECRET.search(key) else environment[key]}" for key in sorted(environment)]
-    lines.append(f"$ {command}")
+    here = (f"shell {place.shell}" if place.shell else "", f"folder {place.folder}" if place.folder else "")
+    lines += filter(None, (", ".join(filter(None, here)), place.remark))
+    lines += [f"{name}={'***' if _SECRET.search(name) else value}" for name, value in sorted(what.environment.items())]
+    lines.append(f"$ {what.command}")
     return "\n".join(lines) + "\n"
 
 

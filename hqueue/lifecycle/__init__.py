@@ -23,7 +23,7 @@ All take the open `Session` first and never commit.
 
 from hqueue.lifecycle.bulk import Action, act, below_unfinished, spread, step
 from hqueue.lifecycle.repair import repair
-from hqueue.lifecycle.runs import Report, assign, end_run, lose_client
+from hqueue.lifecycle.runs import assign, end_run, lose_client
 from hqueue.lifecycle.spreading import Change
 from hqueue.lifecycle.status import Cause, apply, count_in
 from hqueue.lifecycle.submission import submit
@@ -33,7 +33,6 @@ __all__ = [
     "Action",
     "Cause",
     "Change",
-    "Report",
     "act",
     "apply",
     "assign",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -11,9 +12,6 @@ import sqlalchemy as sa
 from hqueue.errors import ClientRefusedError
 from hqueue.lifecycle import notes, reservations, troubles
 from hqueue.lifecycle.runs import (
-    KILLED,
-    LOST,
-    Report,
     RunRow,
     end_run,
     end_runs_well,
@@ -24,61 +22,18 @@ from hqueue.lifecycle.runs import (
 )
 from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
 from hqueue.matching import os_of
+from hqueue.protocol import KILLED, LOST, Assignment, Orders, Report, Wish
 from hqueue.schema import client, job, job_spec, run
 from hqueue.states import JobEvent
 from hqueue.store import Session, WakeScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
+
+    from hqueue.protocol import Identity, Listed
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a client is, and what its machine has."""
-
-    hostname: str
-    name: str
-    key: str
-    incarnation: int
-    port: int
-    cpus: int
-    platform: str
-    version: str
-    cpu_speed_mhz: float
-    machine: Mapping[str, Any]  # memory and diskCapacity in KB, installLocation, gpus: kept as sent
-
-    @property
-    def label(self) -> str:
-        """Return what people call it: `hostname`, or `hostname:name`."""
-        return f"{self.hostname}:{self.name}" if self.name else self.hostname
-
-    @property
-    def label_key(self) -> str:
-        """Return what tells it from others: hostnames do not depend on case, names do."""
-        return f"{self.hostname.lower()}:{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A run that a client says it holds."""
-
-    token: str
-    state: str  # held, running, halted, dying, ended
-    wish: int  # number of the last wish it has carried out
-    seconds: float  # not halted so far
-    pid: int | None
-    progress: tuple[float, float] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What there is to tell a client."""
-
-    assignments: list[dict[str, Any]]
-    wishes: list[dict[str, Any]]
-
-    def __bool__(self) -> bool:
-        return bool(self.assignments or self.wishes)
+log = logging.getLogger("hqueue.lifecycle")
 
 
 def register(session: Session, identity: Identity, ip: str, max_rescues: int = MAX_RESCUES) -> int:
@@ -128,7 +83,7 @@ def _row(identity: Identity, ip: str, now_ms: int) -> dict[str, Any]:
         "cpu_speed": identity.cpu_speed_mhz,
         "platform": identity.platform,
         "version": identity.version,
-        "machine_json": json.dumps(dict(identity.machine), ensure_ascii=False),
+        "machine_json": identity.machine_json,
         "condemned": "",
         "lost": False,
         "terminating": False,
@@ -154,17 +109,35 @@ def take_reports(
 ) -> bool:
     """Take how runs ended; tell whether any had not been known to have ended.
 
-    A token that is not this client's, or that nobody knows, changes nothing: the report is of no use to anybody.
+    A token that is not this client's, or that nobody knows, changes nothing: the report is of no use to anybody. One
+    report that cannot be stored holds up no other: its run counts as lost, or it would come again for ever.
     """
     if not reports:
         return False
     known = {row.token: row for row in _held(session.connection, client_id)}
     ended = [(row, report) for report in reports if (row := known.pop(report.token, None)) is not None]
+    take = partial(_end_runs, session, label, max_rescues)
+    if ended and session.attempt(partial(take, ended)) is not None:
+        for row, report in ended:
+            error = session.attempt(partial(take, [(row, report)]))
+            if error is not None:
+                log.error(
+                    "client %s, job %d: the end of run %s cannot be stored",
+                    label,
+                    row.job_id,
+                    row.token,
+                    exc_info=error,
+                )
+                told = f"its client reported its end ({report.outcome}), which the server could not store"
+                take([(row, Report(row.token, LOST, message=told))])
+    return bool(ended)
+
+
+def _end_runs(session: Session, label: str, max_rescues: int, ended: Sequence[tuple[RunRow, Report]]) -> None:
     end_runs_well(session, [each for each in ended if is_usual_end(*each)], label=label)
     for row, report in ended:
         if not is_usual_end(row, report):
             end_run(session, row, report, label=label, max_rescues=max_rescues)
-    return bool(ended)
 
 
 def take_listing(
@@ -237,7 +210,7 @@ def orders(connection: sa.Connection, client_id: int, listing: Collection[Listed
     # A run that is to die before its client has it is not handed out: the next heartbeat without it closes it.
     fresh = [row for row in held.values() if row.listed_at is None and row.token not in tokens and row.wish != "die"]
     wishes = [
-        _wish(row.token, row.wish, row.wish_number, row.wish_reason)
+        Wish(row.token, row.wish, row.wish_number, row.wish_reason)
         for row in held.values()
         if row.wish_number > row.wish_confirmed and (row.token in tokens or row.wish != "die")
     ]
@@ -247,12 +220,8 @@ def orders(connection: sa.Connection, client_id: int, listing: Collection[Listed
             row = fenced.get(token)
             # Newer than what the client has carried out, or it would take it for an old one.
             number = max(tokens[token].wish + 1, row.wish_number if row else 1)
-            wishes.append(_wish(token, "die", number, "unknown"))
+            wishes.append(Wish(token, "die", number, "unknown"))
     return Orders(_assignments(connection, [row.id for row in fresh]), wishes)
-
-
-def _wish(token: str, wish: str, number: int, reason: str) -> dict[str, Any]:
-    return {"token": token, "wish": wish, "number": number, "reason": reason}
 
 
 _ASSIGNED: Final = (
@@ -280,7 +249,7 @@ _ASSIGNED: Final = (
 )
 
 
-def _assignments(connection: sa.Connection, runs: Sequence[int]) -> list[dict[str, Any]]:
+def _assignments(connection: sa.Connection, runs: Sequence[int]) -> list[Assignment]:
     """Return runs as their client is told of them; those of deleted jobs are left out, for they are to die."""
     if not runs:
         return []
@@ -289,30 +258,30 @@ def _assignments(connection: sa.Connection, runs: Sequence[int]) -> list[dict[st
     return [_as_assignment(row, others.get(row.run_id, ())) for row in rows]
 
 
-def assignment(connection: sa.Connection, run_id: int) -> dict[str, Any] | None:
+def assignment(connection: sa.Connection, run_id: int) -> Assignment | None:
     """Return a run as its client was told of it, None when its job is deleted."""
     return next(iter(_assignments(connection, [run_id])), None)
 
 
-def _as_assignment(row: Any, others: Sequence[str]) -> dict[str, Any]:
+def _as_assignment(row: Any, others: Sequence[str]) -> Assignment:
     command = json.loads(row.command_json) if row.command_json else ""
-    return {
-        "token": row.token,
-        "runId": row.run_id,
-        "jobId": row.job_id,
-        "attempt": row.attempt,
-        "name": row.name,
-        "command": command.get(os_of(row.platform), "") if isinstance(command, dict) else command,
-        "shell": row.shell,
-        "environment": json.loads(row.environment_json),
-        "maxTime": row.max_time_s or 0,
-        "hosts": [row.hostname, *others],
-        "tags": json.loads(row.tags_json),
-        "cpus": row.cpus,
-    }
+    return Assignment(
+        token=row.token,
+        run_id=row.run_id,
+        job_id=row.job_id,
+        attempt=row.attempt,
+        name=row.name,
+        command=command.get(os_of(row.platform), "") if isinstance(command, dict) else command,
+        shell=row.shell,
+        environment=json.loads(row.environment_json),
+        max_time_s=row.max_time_s or 0,
+        hosts=[row.hostname, *others],
+        tags=json.loads(row.tags_json),
+        cpus=row.cpus,
+    )
 
 
-def time_limits(connection: sa.Connection, client_id: int) -> dict[str, int]:
+def time_limits(connection: sa.Connection, client_id: int) -> dict[str, float]:
     """Return, by token, the maxTime of the open runs of a client that have one."""
     query = (
         sa.select(run.c.token, job_spec.c.max_time_s)

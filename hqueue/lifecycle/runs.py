@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from hqueue.lifecycle import blocklist, notes, reservations, troubles
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
+from hqueue.protocol import EXITED, KILLED, LOST, REFUSED, Report
 from hqueue.schema import client, job, run
 from hqueue.states import JobEvent, JobStatus
 from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler, chunks
@@ -23,30 +24,14 @@ from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler, chunks
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hqueue.protocol import Asked
+
 log = logging.getLogger("hqueue.lifecycle")
 
-EXITED, KILLED, REFUSED, LOST = "exited", "killed", "refused", "lost"
-OUTCOMES: Final = (EXITED, KILLED, REFUSED, LOST)
 # After a refusal a client gets nothing for a while, longer each time (SPEC 6.7).
 _FIRST_REFUSAL_PAUSE_MS: Final = 10_000
 _LONGEST_REFUSAL_PAUSE_MS: Final = 300_000
 _MOST_NAMED: Final = 20  # jobs, in a note about a client that was lost with thousands
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How a run ended, as its client tells it."""
-
-    token: str
-    outcome: str  # one of OUTCOMES
-    exit_code: int | None = None
-    signal: int | None = None
-    kill_reason: str = ""
-    seconds: float = 0.0
-    peak_memory_kb: int = 0
-    output_bytes: int = 0
-    message: str = ""
-    progress: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +44,7 @@ class RunRow:
     client_id: int
     attempt: int
     fenced: bool
-    wish: str
+    wish: Asked
     wish_number: int
     wish_confirmed: int
     wish_reason: str

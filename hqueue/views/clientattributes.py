@@ -167,7 +167,7 @@ def _state(row: Any, batch: Batch) -> tuple[str, str]:
     standing = batch.standing(row)
     if standing is Standing.CONDEMNED:
         live = batch.live(row.id)
-        return "condemned", row.condemned or (live.condemned if live is not None else "")
+        return "condemned", row.condemned or (live.condemned or live.unheard if live is not None else "")
     if standing in _UNAVAILABLE:
         return _UNAVAILABLE[standing]
     jobs = len(batch.running_jobs.get(row.id, ()))

@@ -117,7 +117,7 @@ class FarmReader:
         live = self.live_farm.clients.get(row.id)
         if row.terminating or (live is not None and live.terminating):
             return Standing.TERMINATING
-        if row.condemned or (live is not None and live.condemned):
+        if row.condemned or (live is not None and (live.condemned or live.unheard)):
             return Standing.CONDEMNED
         if row.disabled:
             return Standing.DISABLED

@@ -8,6 +8,7 @@ from tests.benchmarks.__main__ import PARTS
 from tests.benchmarks.rows import table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", sorted(PARTS))
 def test_a_benchmark_runs(part):
     rows = PARTS[part](0.01)

@@ -148,14 +148,14 @@ class TestCommands:
     def test_a_command_runs_and_its_output_result_and_facts_arrive(self, farm: Farm, client: Client) -> None:
         token = farm.submit("echo Grüße; echo fehler >&2\nread line || echo no input\nexit 3")
         report = farm.result(token)
-        assert (report["outcome"], report["exitCode"], report["signal"], report["reason"]) == ("exited", 3, 0, "")
+        assert (report.outcome, report.exit_code, report.signal, report.kill_reason) == ("exited", 3, 0, "")
         assert farm.text(token) == "Grüße\nfehler\nno input\n"
-        assert report["outputBytes"] == len(farm.output[token])
-        assert report["peakMemory"] > 1000
-        assert 0 < report["seconds"] < 10
+        assert report.output_bytes == len(farm.output[token])
+        assert report.peak_memory_kb > 1000
+        assert 0 < report.seconds < 10
         assert client.ready.startswith("hqclient ")
-        assert f":{farm.clients[0]['port']}," in client.ready
-        assert (client.folder / "hqnode.port").read_text().strip() == str(farm.clients[0]["port"])
+        assert f":{farm.clients[0].port}," in client.ready
+        assert (client.folder / "hqnode.port").read_text().strip() == str(farm.clients[0].port)
         assert (client.folder / "hqnode.pid").read_text().strip() == str(client.process.pid)
         assert "INFO Running job 1\n" in client.log()
         assert "INFO Finished job 1\n" in client.log()
@@ -195,13 +195,13 @@ class TestCommands:
     def test_a_command_of_any_length_and_another_shell(self, farm: Farm, client: Client) -> None:
         long = farm.submit("\n".join(f"x={number}" for number in range(60_000)) + "\necho $x")
         other = farm.submit("echo $0 ${BASH_VERSION:-none}", shell="sh")
-        assert farm.result(long)["exitCode"] == farm.result(other)["exitCode"] == 0
+        assert farm.result(long).exit_code == farm.result(other).exit_code == 0
         assert farm.text(long) == "59999\n"
         assert farm.text(other).endswith("none\n")
 
     def test_a_command_killed_by_a_signal(self, farm: Farm, client: Client) -> None:
         report = farm.result(farm.submit("kill -SEGV $$"))
-        assert (report["outcome"], report["exitCode"], report["signal"]) == ("exited", 139, 11)
+        assert (report.outcome, report.exit_code, report.signal) == ("exited", 139, 11)
 
     def test_what_a_machine_cannot_do_is_refused_with_a_sentence(self, farm: Farm, client: Client) -> None:
         shell = farm.result(farm.submit("true", shell="fisch"))
@@ -209,13 +209,13 @@ class TestCommands:
         big = farm.result(farm.submit("true", environment={"BIG": "x" * 200_000}))
         (client.folder / "runs").rename(client.folder / "elsewhere")
         disk = farm.result(farm.submit("true"))
-        assert {report["outcome"] for report in (shell, nul, big, disk)} == {"refused"}
-        assert shell["message"] == "there is no shell named 'fisch' on this machine"
-        assert "A=B" in nul["message"]
-        assert "Argument list too long" in big["message"]
-        assert str(client.folder / "runs") in disk["message"]
+        assert {report.outcome for report in (shell, nul, big, disk)} == {"refused"}
+        assert shell.message == "there is no shell named 'fisch' on this machine"
+        assert "A=B" in nul.message
+        assert "Argument list too long" in big.message
+        assert str(client.folder / "runs") in disk.message
         (client.folder / "elsewhere").rename(client.folder / "runs")
-        assert farm.result(farm.submit("true"))["outcome"] == "exited"
+        assert farm.result(farm.submit("true")).outcome == "exited"
 
     def test_what_is_news_does_not_wait_for_the_next_heartbeat(
         self, farm: Farm, make_client: Callable[..., Client], tmp_path: Path
@@ -237,7 +237,7 @@ class TestCommands:
         tokens = [farm.submit(f"echo {number}; exit {number % 7}", ring=False) for number in range(120)]
         farm.ring()
         results = [farm.result(token) for token in tokens]
-        assert [report["exitCode"] for report in results] == [number % 7 for number in range(120)]
+        assert [report.exit_code for report in results] == [number % 7 for number in range(120)]
         assert [farm.text(token) for token in tokens] == [f"{number}\n" for number in range(120)]
         assert set(farm.times_reported.values()) == {1}
 
@@ -253,7 +253,7 @@ class TestOutput:
 
     def test_much_output_goes_in_pieces_and_arrives_whole(self, farm: Farm, client: Client) -> None:
         token = farm.submit("seq 1 300000")
-        assert farm.result(token)["outputBytes"] == len(farm.output[token]) > 1_900_000
+        assert farm.result(token).output_bytes == len(farm.output[token]) > 1_900_000
         assert farm.text(token) == "".join(f"{number}\n" for number in range(1, 300_001))
 
     def test_what_the_server_lost_is_sent_again(self, farm: Farm, client: Client, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ class TestOutput:
         with farm.changed:
             farm.next_length = 4
         (tmp_path / "go").touch()
-        assert farm.result(token)["outputBytes"] == 15
+        assert farm.result(token).output_bytes == 15
         assert farm.text(token) == "0123456789\nend\n"
 
     def test_an_end_report_that_comes_too_early_waits_for_its_output(self, farm: Farm, client: Client) -> None:
@@ -292,9 +292,9 @@ class TestOutput:
         )
         farm.until(lambda: farm.text(token))
         farm.ring()
-        farm.until(lambda: farm.listed[token].get("progress") == [3, 9])
+        farm.until(lambda: farm.listed[token].progress == (3, 9))
         (tmp_path / "go").touch()
-        assert farm.result(token)["progress"] == [100, 100]
+        assert farm.result(token).progress == (100, 100)
 
 
 class TestCrashes:
@@ -303,10 +303,10 @@ class TestCrashes:
         farm.until(lambda: farm.text(token) == "vorher\n")
         client.kill()
         client.start()
-        assert farm.clients[1]["incarnation"] == farm.clients[0]["incarnation"] + 1
-        assert farm.clients[1]["key"] == farm.clients[0]["key"]
+        assert farm.clients[1].incarnation == farm.clients[0].incarnation + 1
+        assert farm.clients[1].key == farm.clients[0].key
         (tmp_path / "go").touch()
-        assert farm.result(token)["exitCode"] == 0
+        assert farm.result(token).exit_code == 0
         assert farm.text(token) == "vorher\nnachher\n"
         assert (tmp_path / "starts").read_text() == "vorher\n"
 
@@ -320,7 +320,7 @@ class TestCrashes:
             client.kill()
             client.start()
         results = [farm.result(token) for token in tokens]
-        assert {report["outcome"] for report in results} == {"exited"}
+        assert {report.outcome for report in results} == {"exited"}
         assert sorted(map(int, (tmp_path / "starts").read_text().split())) == list(range(150))
         assert [farm.text(token) for token in tokens] == [f"{number}\n" for number in range(150)]
 
@@ -333,7 +333,7 @@ class TestCrashes:
         (tmp_path / "go").touch()
         until(lambda: gone(pid))
         client.start()
-        assert farm.result(token)["exitCode"] == 5
+        assert farm.result(token).exit_code == 5
         assert farm.text(token) == "fertig\n"
 
     def test_a_killed_runner_loses_its_runs_after_proof_of_their_death(
@@ -346,11 +346,11 @@ class TestCrashes:
         runner = client.runner
         os.kill(runner, signal.SIGKILL)
         report = farm.result(token)
-        assert report["outcome"] == "lost"
-        assert "killed" in report["message"]
+        assert report.outcome == "lost"
+        assert "killed" in report.message
         assert gone(pid)
         assert gone(far)
-        assert farm.result(farm.submit("true"))["exitCode"] == 0
+        assert farm.result(farm.submit("true")).exit_code == 0
         assert client.runner != runner
 
     def test_daemon_and_runner_killed(self, farm: Farm, client: Client, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ class TestCrashes:
         client.kill()
         os.kill(client.runner, signal.SIGKILL)
         client.start()
-        assert farm.result(token)["outcome"] == "lost"
+        assert farm.result(token).outcome == "lost"
         assert gone(pid)
         assert farm.text(token) == "teil\n"
 
@@ -376,7 +376,7 @@ class TestCrashes:
         journal.write_text("".join(json.dumps({**line, "boot": "an earlier one"}) + "\n" for line in lines))
         client.start()
         report = farm.result(token)
-        assert (report["outcome"], report["message"]) == (
+        assert (report.outcome, report.message) == (
             "lost",
             "the machine was restarted while the command was running on it",
         )
@@ -391,7 +391,7 @@ class TestCrashes:
         assert not gone(pid)
         client.start()
         (tmp_path / "go").touch()
-        assert farm.result(token)["exitCode"] == 0
+        assert farm.result(token).exit_code == 0
 
     def test_a_runner_that_does_not_answer_is_replaced(self, farm: Farm, client: Client) -> None:
         runner = client.runner
@@ -399,7 +399,7 @@ class TestCrashes:
         # The socket is there, and nobody at it: as after a kill -9, but with the folder's lock still taken.
         (client.folder / "runner.sock").unlink()
         client.start()
-        assert farm.result(farm.submit("true"))["exitCode"] == 0
+        assert farm.result(farm.submit("true")).exit_code == 0
         until(lambda: gone(runner))
 
 
@@ -410,7 +410,7 @@ class TestOutages:
         with farm.away():
             (tmp_path / "go").touch()
             until(lambda: "Finished job 1" in client.log())
-        assert farm.result(token)["exitCode"] == 4
+        assert farm.result(token).exit_code == 4
         assert farm.text(token) == "vorher\nnachher\n"
 
     def test_also_over_a_restart_of_the_daemon(self, farm: Farm, client: Client, tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ class TestOutages:
             client.kill()
             client.start(registers=False)
         report = farm.result(token)
-        assert (report["outcome"], report["exitCode"], report["progress"]) == ("exited", 4, [2, 4])
+        assert (report.outcome, report.exit_code, report.progress) == ("exited", 4, (2, 4))
         assert farm.text(token) == "PROGRESS: 2/4\n"
 
     def test_a_server_that_forgot_the_client_is_told_again(self, farm: Farm, client: Client) -> None:
@@ -434,7 +434,7 @@ class TestOutages:
         farm.until(lambda: len(farm.clients) == 2)
         beats = len(farm.heartbeats)
         farm.until(lambda: len(farm.heartbeats) > beats)
-        assert [run["token"] for run in farm.heartbeats[-1]["runs"]] == [token]
+        assert [run.token for run in farm.heartbeats[-1].runs] == [token]
 
     def test_a_refused_client_says_why_and_ends(self, farm: Farm, make_client: Callable[..., Client]) -> None:
         farm.refuse = "another machine is registered as farm07; give this one a name"
@@ -473,20 +473,20 @@ class TestWishes:
         pid, far = pid_in(tmp_path / "pid"), pid_in(tmp_path / "far")
         farm.until(lambda: token in farm.listed)
         farm.wish(token, "halt")
-        farm.until(lambda: farm.listed[token]["wish"] == 1)
-        assert farm.listed[token]["state"] == "halted"
+        farm.until(lambda: farm.listed[token].wish == 1)
+        assert farm.listed[token].state == "halted"
         assert {psutil.Process(each).status() for each in (pid, far)} == {psutil.STATUS_STOPPED}
         client.kill()
         client.start()
         beats = len(farm.heartbeats)
         farm.until(lambda: len(farm.heartbeats) > beats)
-        assert (farm.listed[token]["state"], farm.listed[token]["wish"]) == ("halted", 1)
+        assert (farm.listed[token].state, farm.listed[token].wish) == ("halted", 1)
         farm.wish(token, "run")
-        farm.until(lambda: farm.listed[token]["wish"] == 2)
-        assert farm.listed[token]["state"] == "running"
+        farm.until(lambda: farm.listed[token].wish == 2)
+        assert farm.listed[token].state == "running"
         assert psutil.Process(far).status() == psutil.STATUS_SLEEPING
         (tmp_path / "go").touch()
-        assert farm.result(token)["outcome"] == "exited"
+        assert farm.result(token).outcome == "exited"
         psutil.Process(far).kill()
 
     def test_a_command_may_trap_the_interrupt_and_is_killed_all_the_same(
@@ -496,7 +496,7 @@ class TestWishes:
         pid_in(tmp_path / "pid")
         farm.wish(token, "die", "ejected")
         report = farm.result(token)
-        assert (report["outcome"], report["reason"], report["exitCode"], report["signal"]) == (
+        assert (report.outcome, report.kill_reason, report.exit_code, report.signal) == (
             "killed",
             "ejected",
             0,
@@ -515,7 +515,7 @@ class TestWishes:
         pid_in(tmp_path / "pid")
         farm.wish(token, "die")
         report = farm.result(token)
-        assert (report["outcome"], report["reason"], report["signal"]) == ("killed", "cancelled", 9)
+        assert (report.outcome, report.kill_reason, report.signal) == ("killed", "cancelled", 9)
         assert [line for line in farm.text(token).splitlines() if line != "Terminated"] == ["INT", "TERM"]
         assert gone(far)
 
@@ -539,7 +539,7 @@ time.sleep(1000)
         token = farm.submit(command, shell=f"{sys.executable} -S")
         pid_in(tmp_path / "pid")
         farm.wish(token, "die")
-        assert farm.result(token)["outcome"] == "killed"
+        assert farm.result(token).outcome == "killed"
         assert (tmp_path / "cleaned").exists()
 
     def test_a_halted_command_can_be_killed(self, farm: Farm, client: Client, tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ time.sleep(1000)
         farm.wish(token, "halt")
         farm.until(lambda: farm.state(token) == "halted")
         farm.wish(token, "die")
-        assert farm.result(token)["outcome"] == "killed"
+        assert farm.result(token).outcome == "killed"
         assert gone(pid)
 
     def test_interrupts_work_although_the_daemon_was_started_without_them(
@@ -563,26 +563,26 @@ time.sleep(1000)
         token = farm.submit(f"echo $$ > {tmp_path}/pid; sleep 1000")
         pid_in(tmp_path / "pid")
         farm.wish(token, "die")
-        assert farm.result(token)["signal"] == signal.SIGINT
+        assert farm.result(token).signal == signal.SIGINT
         assert client.stop() == 0
 
     def test_time_counts_only_while_the_command_is_not_halted(self, farm: Farm, client: Client) -> None:
-        token = farm.submit("sleep 1000", maxTime=1)
+        token = farm.submit("sleep 1000", max_time_s=1)
         farm.until(lambda: token in farm.listed)
         farm.wish(token, "halt")
         farm.until(lambda: farm.state(token) == "halted")
-        seconds = farm.listed[token]["seconds"]
-        other = farm.submit("sleep 1000", maxTime=1)
-        assert farm.result(other)["reason"] == "time"
+        seconds = farm.listed[token].seconds
+        other = farm.submit("sleep 1000", max_time_s=1)
+        assert farm.result(other).kill_reason == "time"
         farm.ring()
         beats = len(farm.heartbeats)
         farm.until(lambda: len(farm.heartbeats) > beats)
-        assert farm.listed[token]["state"] == "halted"
-        assert farm.listed[token]["seconds"] == pytest.approx(seconds, abs=0.001)
+        assert farm.listed[token].state == "halted"
+        assert farm.listed[token].seconds == pytest.approx(seconds, abs=0.001)
         farm.wish(token, "run")
         report = farm.result(token)
-        assert (report["outcome"], report["reason"]) == ("killed", "time")
-        assert 1.0 <= report["seconds"] < 1.9
+        assert (report.outcome, report.kill_reason) == ("killed", "time")
+        assert 1.0 <= report.seconds < 1.9
 
     def test_what_a_command_leaves_in_its_group_goes_and_what_left_it_stays(
         self, farm: Farm, client: Client, tmp_path: Path
@@ -590,7 +590,7 @@ time.sleep(1000)
         near = f"sleep 1000 & echo $! > {tmp_path}/near"
         far = f"setsid sh -c 'echo $$ > {tmp_path}/far; exec sleep 1000' & until [ -s {tmp_path}/far ]; do :; done"
         token = farm.submit(f"{near}; {far}")
-        assert farm.result(token)["outcome"] == "exited"
+        assert farm.result(token).outcome == "exited"
         until(lambda: gone(pid_in(tmp_path / "near")))
         far = pid_in(tmp_path / "far")
         assert not gone(far)
@@ -614,15 +614,15 @@ class TestLife:
         second.settings = settings
         second.start(env={**os.environ, "HQUEUE_LISTEN_PORT": ""})
         farm.until(lambda: len(farm.clients) == 2)
-        assert {entry["name"] for entry in farm.clients} == {"Zürich", "zwei"}
-        assert len({entry["key"] for entry in farm.clients}) == len({entry["port"] for entry in farm.clients}) == 2
+        assert {entry.name for entry in farm.clients} == {"Zürich", "zwei"}
+        assert len({entry.key for entry in farm.clients}) == len({entry.port for entry in farm.clients}) == 2
 
     def test_a_port_that_is_taken_is_said_in_one_sentence(
         self, farm: Farm, client: Client, make_client: Callable[..., Client]
     ) -> None:
-        other = make_client("zwei", listen_port=str(farm.clients[0]["port"])).start(registers=False)
+        other = make_client("zwei", listen_port=str(farm.clients[0].port)).start(registers=False)
         assert other.wait() == 2
-        assert str(farm.clients[0]["port"]) in other.errors
+        assert str(farm.clients[0].port) in other.errors
         assert len(other.errors.splitlines()) == 1
 
     def test_terminate(self, farm: Farm, client: Client, tmp_path: Path) -> None:
@@ -631,19 +631,19 @@ class TestLife:
         farm.until(lambda: {running, halted} <= farm.listed.keys())
         farm.wish(halted, "halt")
         farm.until(lambda: farm.state(halted) == "halted")
-        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0]['port']}") as proxy:
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0].port}") as proxy:
             assert proxy.ping() is True
             assert proxy.terminate() is True
         report = farm.result(halted)
-        assert (report["outcome"], report["reason"]) == ("killed", "cancelled")
-        assert farm.until(lambda: farm.heartbeats[-1]["terminating"])
+        assert (report.outcome, report.kill_reason) == ("killed", "cancelled")
+        assert farm.until(lambda: farm.heartbeats[-1].terminating)
         (tmp_path / "go").touch()
-        assert farm.result(running)["outcome"] == "exited"
+        assert farm.result(running).outcome == "exited"
         assert client.wait() == 0
-        assert farm.heartbeats[-1]["runs"] == []
+        assert farm.heartbeats[-1].runs == []
 
     def test_the_clients_own_methods_are_three(self, farm: Farm, client: Client) -> None:
-        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0]['port']}/") as proxy:
+        with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{farm.clients[0].port}/") as proxy:
             beats = len(farm.heartbeats)
             assert proxy.wakeup() is True
             farm.until(lambda: len(farm.heartbeats) > beats)
@@ -651,11 +651,11 @@ class TestLife:
                 proxy.stop()
 
     def test_a_caller_that_says_nothing_holds_nobody_up(self, farm: Farm, client: Client) -> None:
-        address = ("127.0.0.1", farm.clients[0]["port"])
+        address = ("127.0.0.1", farm.clients[0].port)
         with socket.create_connection(address) as silent, socket.create_connection(address) as endless:
             silent.sendall(b"POST / HTTP/1.1\r\nContent-Le")
             endless.sendall(b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
-            assert farm.result(farm.submit("true"))["exitCode"] == 0
+            assert farm.result(farm.submit("true")).exit_code == 0
             endless.settimeout(PATIENCE_S)
             assert b" 413 " in endless.recv(100)
 
@@ -681,9 +681,9 @@ class TestLife:
         folder = tmp_path / ("ü" * 60) / ("lang" * 20)
         client = Client(farm, folder).start()
         try:
-            assert farm.result(farm.submit("true"))["exitCode"] == 0
+            assert farm.result(farm.submit("true")).exit_code == 0
             client.kill()
             client.start()
-            assert farm.result(farm.submit("true"))["exitCode"] == 0
+            assert farm.result(farm.submit("true")).exit_code == 0
         finally:
             client.clean_up()

@@ -8,13 +8,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 from tests.farm import Farm, eventually, running_farm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-JOBS = 200
 LINES = 40
 # Every start and every end leaves a line in a file of its own; the output is long enough to arrive in pieces.
 COMMAND = r"""
@@ -62,19 +62,20 @@ def runner_pid(farm: Farm, name: str) -> int:
     raise AssertionError(f"client {name} has no runner")
 
 
-def test_two_server_deaths_and_one_client_death(tmp_path):
+@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_two_server_deaths_and_one_client_death(tmp_path, count):
     log = tmp_path / "runs"
     with running_farm(tmp_path, {"eins": 4, "zwei": 4}) as farm:
-        job_ids = submit(farm, log, JOBS)
-        eventually(lambda: finished(farm, job_ids) >= 20, "the first jobs end")
+        job_ids = submit(farm, log, count)
+        eventually(lambda: finished(farm, job_ids) >= count // 10, "the first jobs end")
         farm.server.kill()
         farm.server.start()
-        eventually(lambda: finished(farm, job_ids) >= 60, "jobs go on after the first death of the server")
+        eventually(lambda: finished(farm, job_ids) >= count * 3 // 10, "jobs go on after the first death of the server")
         farm.clients["eins"].kill()
         held = [line.split()[1] for path in log.iterdir() for line in path.read_text().splitlines()[-1:]]
         assert held
         farm.clients["eins"].start()
-        eventually(lambda: finished(farm, job_ids) >= 110, "jobs go on after the death of a client")
+        eventually(lambda: finished(farm, job_ids) >= count * 11 // 20, "jobs go on after the death of a client")
         farm.server.kill()
         farm.server.start()
         eventually(lambda: finished(farm, job_ids) == len(job_ids), "every job ends", 120)

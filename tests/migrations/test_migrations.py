@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from hqueue import database
-from hqueue.schema import bulk, bulk_job, counter, metadata, resource
+from hqueue.schema import bulk, bulk_job, counter, job, metadata, resource, run
 from hqueue.states import SETTLED, JobStatus
 
 if TYPE_CHECKING:
@@ -115,6 +115,16 @@ def test_unfinished_actions_come_along(engine: sa.Engine) -> None:
         made = connection.execute(sa.insert(bulk).values(action="pause", phase="spread", created_at=6))
         assert made.inserted_primary_key is not None
         assert made.inserted_primary_key[0] > 7
+
+
+def test_exit_codes_get_longer(engine: sa.Engine) -> None:
+    """0003: 3221225477 is how Windows says that a program crashed."""
+    database.upgrade(engine)
+    with engine.connect() as connection:
+        found = {table.name: sa.inspect(connection).get_columns(table.name) for table in (job, run)}
+    for name, described in found.items():
+        (kind,) = (each["type"] for each in described if each["name"] == "exit_code")
+        assert isinstance(kind, sa.INTEGER if engine.dialect.name == "sqlite" else sa.BIGINT), name
 
 
 def _literals(text: str) -> set[str]:

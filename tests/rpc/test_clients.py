@@ -184,6 +184,7 @@ class TestAttributes:
             (lambda api, machine: api.setdisabled("farm-ü", 1), "disabled", "somebody has disabled it"),
             (lambda api, machine: api.beat(machine, terminating=True), "terminating", "told to end"),
             (lambda api, machine: api.beat(machine, condemned="pid 7 lebt"), "condemned", "pid 7 lebt"),
+            (lambda api, machine: api.beat(machine, unheard="unverständlich"), "condemned", "unverständlich"),
             (lambda api, machine: machine.vanish(), "lost", "has not reported since 2026-"),
         ],
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+import sqlalchemy as sa
 
 from hqueue import lifecycle
 from hqueue.config import load_server_config
@@ -12,10 +14,12 @@ from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavail
 from hqueue.farm.calls import FarmMethods
 from hqueue.joblogs import JobLogs, RunLog
 from hqueue.jobspec import parse
+from hqueue.lifecycle import troubles
 from hqueue.lifecycle.rows import load
 from hqueue.live import LiveFarm
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.scheduler import Scheduler
+from hqueue.schema import event
 from hqueue.store import AwaitTick, WakeClient
 from tests.fakes import PATIENCE_S, FakeClock
 
@@ -57,6 +61,7 @@ class Farm:
         self.table = MethodTable()
         self.table.add(self.methods, prefix="farm.")
         self.number = 0
+        self.client_id = 1
 
     def _nudge(self, instructions):
         for each in instructions:
@@ -72,15 +77,16 @@ class Farm:
     def register(self, **changes):
         return self.call("register", {**IDENTITY, **changes})["clientId"]
 
-    def send(self, client_id=1, **body):
+    def send(self, client_id=None, **body):
         """Send a heartbeat and return what its answer will be in: a value or a future."""
         self.number += 1
         beat = {"load": 0.5, "idleTime": 3, "freeMemory": 1, "freeDisk": 1, "condemned": "", "terminating": False}
         return self.table.dispatch(
-            "farm.heartbeat", [client_id, "k1", 1, self.number, {**beat, "runs": [], "reports": [], **body}]
+            "farm.heartbeat",
+            [client_id or self.client_id, "k1", 1, self.number, {**beat, "runs": [], "reports": [], **body}],
         )
 
-    def beat(self, client_id=1, **body):
+    def beat(self, client_id=None, **body):
         answer = self.send(client_id, **body)
         if not hasattr(answer, "result"):
             return answer
@@ -97,6 +103,12 @@ class Farm:
     def status(self, job_id):
         with self.store.reading() as connection:
             return load(connection, [job_id])[0].status.value
+
+    def log(self, job_id):
+        """Return what a job's log says."""
+        with self.store.reading() as connection:
+            query = sa.select(event.c.message).where(event.c.job_id == job_id).order_by(event.c.seq)
+            return "\n".join(connection.execute(query).scalars())
 
     def assigned(self):
         """Tick, and return the assignments that the client hears of."""
@@ -115,6 +127,16 @@ def ended(token, **more):
 @pytest.fixture
 def farm(sqlite_store, tmp_path):
     farm = Farm(sqlite_store, tmp_path)
+    yield farm
+    farm.methods.close()
+    farm.logs.close()
+
+
+@pytest.fixture
+def client_everywhere(store, tmp_path):
+    """Return the same on each database that is reachable, with a client that has registered."""
+    farm = Farm(store, tmp_path)
+    farm.client_id = farm.register()
     yield farm
     farm.methods.close()
     farm.logs.close()
@@ -314,13 +336,111 @@ def test_a_terminating_client_is_forgotten_once_it_holds_nothing(client):
         ("heartbeat", [1, "k1", 1, "one", {}], "number is 'one'"),
         ("heartbeat", [1, "k1", 1, 9, {"runs": [{"token": "t", "state": "asleep"}]}], "state is 'asleep'"),
         ("heartbeat", [1, "k1", 1, 9, {"load": float("nan")}], "body.load"),
-        ("report", [1, "k1", 1, [{"token": "t", "outcome": "vanished"}]], "outcome is 'vanished'"),
+        ("report", [1, "k1", 1, {"token": "t"}], "reports is {'token': 't'}, but a list was expected"),
+        ("register", [{**IDENTITY, "memory": datetime(2025, 1, 1, tzinfo=UTC)}], "identity.memory is datetime"),
+        ("register", [{**IDENTITY, "gpus": [[[]]]}], r"identity.gpus\[0\] is \[\[\]\]"),
         ("output", [1, "k1", [{"token": "t", "offset": -1, "data": b""}]], "pieces\\[0\\]"),
     ],
 )
 def test_malformed_calls(client, method, arguments, complaint):
     with pytest.raises(InvalidArgumentError, match=complaint):
         client.call(method, *arguments)
+
+
+def test_a_report_that_cannot_be_read_loses_its_run_and_nothing_else(client_everywhere, caplog):
+    client = client_everywhere
+    client.submit(*({"name": f"n{i}", "command": "true"} for i in range(3)))
+    bad, good, late = (each["token"] for each in client.assigned())
+    client.beat(runs=[listed(bad), listed(good), listed(late)])
+    answer = client.beat(
+        runs=[listed(bad, "ended"), listed(good, "ended"), listed(late)],
+        reports=[ended(bad, exitCode="nine"), ended(good), {"outcome": "lost"}],
+    )
+    assert answer["acknowledged"] == [bad, good]
+    assert (client.status(1), client.status(2), client.status(3)) == ("running", "succeeded", "running")
+    assert [each["jobId"] for each in answer["assignments"]] == [1]  # a rescue, at once
+    words = "body.reports[0].exitCode is 'nine', but a whole number or nothing was expected"
+    assert words in client.log(1)
+    assert f"client schmiede-ß: {words}" in caplog.messages
+    assert "client schmiede-ß: body.reports[2] has no token, which every one must have" in caplog.messages
+    told = client.call("report", client.client_id, "k1", 1, [{"token": late, "outcome": "vanished"}])
+    assert told == {"acknowledged": [late], "resend": []}
+    assert "outcome is 'vanished', but one of exited, killed, refused, lost was expected" in client.log(3)
+
+
+def test_exit_codes_of_windows(client_everywhere):
+    client = client_everywhere
+    client.submit({"name": "stürzt ab", "command": "true"})
+    (assignment,) = client.assigned()
+    client.beat(
+        runs=[listed(assignment["token"], "ended")], reports=[ended(assignment["token"], exitCode="3221225477")]
+    )
+    assert client.status(1) == "failed"
+    assert "exit 3221225477" in client.log(1)
+
+
+def test_a_heartbeat_with_a_report_that_cannot_be_stored(client_everywhere):
+    client = client_everywhere
+    client.submit(*({"name": f"n{i}", "command": "true"} for i in range(2)))
+    halted, good = (each["token"] for each in client.assigned())
+    client.beat(runs=[listed(halted), listed(good)])
+    with client.store.writing() as session:
+        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+    client.beat(runs=[listed(halted), listed(good)])
+    client.beat(runs=[listed(halted, "halted", wish=1), listed(good)])
+    assert client.status(1) == "paused"
+    refusal = ended(halted, outcome="refused", message="nein")  # nothing that can follow a confirmed halt
+    answer = client.beat(
+        runs=[listed(halted, "ended", wish=1), listed(good, "ended")], reports=[refusal, ended(good, exitCode=3)]
+    )
+    assert answer["acknowledged"] == [halted, good]
+    assert (client.status(1), client.status(2)) == ("paused", "failed")
+    assert client.live_farm.clients[client.client_id].unheard == ""
+    with client.store.reading() as connection:
+        told = troubles.recent(connection, client.clock.now().timestamp() * 1000, client_id=client.client_id)
+    assert "its client reported its end (refused), which the server could not store" in told[0].message
+
+
+def test_a_number_that_cannot_be_counts_as_not_given(client, caplog):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    run = listed(assignment["token"], pid=2**40)
+    for _ in range(2):
+        client.beat(idleTime="99999999999999999999", freeMemory=-1, freeDisk=7, runs=[run])
+    live = client.live_farm.clients[1]
+    assert (live.idle_minutes, live.free_memory_kb, live.free_disk_kb) == (-1, 0, 7)
+    assert client.status(1) == "running"
+    assert [message for message in caplog.messages if "body." in message] == [  # said once
+        "client schmiede-ß: body.runs[0].pid is 1099511627776, but a whole number <= 2147483647 was expected",
+        "client schmiede-ß: body.idleTime is '99999999999999999999', but a whole number <= 2147483647 was expected",
+        "client schmiede-ß: body.freeMemory is -1, but a whole number >= 0 was expected",
+    ]
+
+
+def test_a_client_whose_heartbeats_cannot_be_taken_gets_no_work(client):
+    client.submit({"name": "a", "command": "true"})
+    with pytest.raises(InvalidArgumentError):
+        client.send(load="heavy")
+    client.scheduler.tick()
+    assert client.status(1) == "runnable"
+    assert client.live_farm.clients[1].unheard.startswith("its heartbeats cannot be understood: body.load is 'heavy'")
+    client.beat()
+    client.scheduler.tick()
+    assert client.status(1) == "running"
+
+
+def test_a_client_whose_heartbeats_cannot_be_stored_gets_no_work(client):
+    with pytest.raises(UnicodeEncodeError):
+        client.beat(condemned="halb \ud800")
+    client.submit({"name": "a", "command": "true"})
+    client.scheduler.tick()
+    assert client.status(1) == "runnable"
+    reason = client.live_farm.clients[1].unheard
+    assert reason == "its heartbeats cannot be stored (UnicodeEncodeError; see the server's log)"
+    client.beat(condemned="ganz")
+    client.beat()
+    client.scheduler.tick()
+    assert client.status(1) == "running"
 
 
 def test_replaced_configuration_is_what_a_client_is_told(farm):

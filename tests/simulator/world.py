@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from hqueue import lifecycle
 from hqueue.api import jobchanges
-from hqueue.lifecycle import Action, Report, clients
+from hqueue.lifecycle import Action, clients
 from hqueue.live import LiveClient
+from hqueue.protocol import Identity, Listed, Orders, Report
 from hqueue.scheduler import Scheduler
 from hqueue.schema import client, client_group, client_group_member, job, resource, run
 from tests.storefarm import StoreFarm, settings
@@ -141,8 +142,15 @@ class World:
 
     def register(self, node: Node) -> None:
         """Let a client say that it is there."""
-        identity = clients.Identity(
-            node.hostname, "", f"key-{node.hostname}", node.incarnation, 5001, node.cpus, node.platform, "1", 3000.0, {}
+        identity = Identity(
+            hostname=node.hostname,
+            key=f"key-{node.hostname}",
+            incarnation=node.incarnation,
+            port=5001,
+            cpus=node.cpus,
+            platform=node.platform,
+            version="1",
+            cpu_speed_mhz=3000.0,
         )
         with self.farm.store.writing(durable=False) as session:
             node.id = clients.register(session, identity, "127.0.0.1")
@@ -202,29 +210,27 @@ class World:
                 reports.append(self._ended(session, node, token, held))
         for _ in range(3):
             clients.take_reports(session, node.id, node.hostname, reports)
-            listing = [
-                clients.Listed(token, held.state, held.wish, 1.0, 1, None) for token, held in sorted(node.held.items())
-            ]
+            listing = [Listed(token, held.state, held.wish, 1.0, 1, None) for token, held in sorted(node.held.items())]
             clients.take_listing(session, node.id, node.hostname, listing)
             orders = clients.orders(session.connection, node.id, listing)
-            if not orders:
+            if not (orders.assignments or orders.wishes):
                 return
             reports = self._obey(node, orders)
 
-    def _obey(self, node: Node, orders: clients.Orders) -> list[Report]:
+    def _obey(self, node: Node, orders: Orders) -> list[Report]:
         reports = []
         for order in orders.wishes:
-            held = node.held.get(order["token"])
+            held = node.held.get(order.token)
             if held is None:
                 continue
-            held.wish = order["number"]
-            if order["wish"] == "die":
-                del node.held[order["token"]]
-                reports.append(Report(order["token"], "killed", kill_reason=order["reason"], exit_code=0))
+            held.wish = order.number
+            if order.wish == "die":
+                del node.held[order.token]
+                reports.append(Report(order.token, "killed", kill_reason=order.reason, exit_code=0))
             else:
-                held.state = "halted" if order["wish"] == "halt" else "running"
+                held.state = "halted" if order.wish == "halt" else "running"
         for order in orders.assignments:
-            node.held[order["token"]] = self._begin(node, order["jobId"])
+            node.held[order.token] = self._begin(node, order.job_id)
         return reports
 
     def _begin(self, node: Node, job_id: int) -> Held:

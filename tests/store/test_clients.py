@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from hqueue.errors import ClientRefusedError
 from hqueue.lifecycle import Action, clients
+from hqueue.protocol import write
 from hqueue.schema import client
 from tests.storefarm import Held, Machine
 
@@ -114,7 +115,7 @@ class TestAssignments:
             second = clients.orders(session.connection, machine.id, []).assignments
         assert first == second
         assert (
-            first[0].items()
+            write(first[0]).items()
             >= {
                 "jobId": job_id,
                 "attempt": 1,
@@ -167,16 +168,16 @@ class TestAssignments:
         farm.tick()
         farm.act(Action.PAUSE, job_id)
         orders = machine.beat()
-        assert [each["wish"] for each in orders.wishes] == ["halt"]
-        assert [each["jobId"] for each in orders.assignments] == [job_id]
+        assert [each.wish for each in orders.wishes] == ["halt"]
+        assert [each.job_id for each in orders.assignments] == [job_id]
         machine.obey()
         assert farm.status(job_id) == "paused"
 
     def test_what_nobody_knows_is_to_die(self, farm: StoreFarm, machine: Machine) -> None:
         machine.held["nie gehört"] = Held(77, wish=3)
         wishes = machine.beat().wishes
-        assert [(each["token"], each["wish"], each["reason"]) for each in wishes] == [("nie gehört", "die", "unknown")]
-        assert wishes[0]["number"] > 3  # or the client would take it for one it has carried out
+        assert [(each.token, each.wish, each.reason) for each in wishes] == [("nie gehört", "die", "unknown")]
+        assert wishes[0].number > 3  # or the client would take it for one it has carried out
         machine.obey()
         assert machine.beat().wishes == []
 
@@ -184,7 +185,7 @@ class TestAssignments:
         job_id = running(farm, machine)
         other = farm.machine("fremd")
         other.held[machine.token(job_id)] = Held(job_id)
-        assert [each["reason"] for each in other.beat().wishes] == ["unknown"]
+        assert [each.reason for each in other.beat().wishes] == ["unknown"]
         assert farm.status(job_id) == "running"
 
     def test_time_limits_are_those_of_open_runs(self, farm: StoreFarm, machine: Machine) -> None:
@@ -351,7 +352,7 @@ class TestLostAndBack:
         machine.register()
         assert farm.tick().assigned == 0
         wishes = machine.beat().wishes
-        assert [(each["wish"], each["reason"]) for each in wishes] == [("die", "unknown")]
+        assert [(each.wish, each.reason) for each in wishes] == [("die", "unknown")]
         farm.clock.advance(1)
         assert farm.tick().assigned == 0
         machine.obey()

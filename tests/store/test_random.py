@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tests.conftest import Databases
 
 # HQ_TEST_EXAMPLES=500 searches on for some minutes.
-EXAMPLES = int(os.environ.get("HQ_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("HQ_TEST_EXAMPLES") or settings().max_examples // 8)
 # Making a failing example smaller takes minutes, and is worth them once there is one.
 PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if "HQ_TEST_SHRINK" in os.environ else [])]
 OUTCOMES = ("well", "badly", "signal", "refused", "lost")

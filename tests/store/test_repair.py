@@ -88,7 +88,7 @@ def test_an_open_run_that_is_no_jobs_current_one_is_told_to_end(farm: StoreFarm,
     farm.start(job_id, machine)
     farm.change(job_id, status="failed", run_id=None, ended_at=1)
     assert farm.repair() == [f"run {farm.run(job_id).id}: open, but no job's current one; it is told to end"]
-    assert [each["wish"] for each in machine.beat().wishes] == ["die"]
+    assert [each.wish for each in machine.beat().wishes] == ["die"]
     machine.obey()
     assert farm.run(job_id).closed_at is not None
     farm.change(job_id, status="failed")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from hqueue import lifecycle
-from hqueue.lifecycle import Action, Report
+from hqueue.lifecycle import Action, clients
 from hqueue.lifecycle.runs import Placement, describe, find_run, fraction
+from hqueue.protocol import Report, Wish
 from hqueue.states import ImpossibleTransitionError, JobEvent
 from hqueue.store import DeleteLogs, WakeClient, WakeScheduler
 
@@ -212,7 +214,7 @@ class TestConfirmations:
         job_id = running(farm, machine)
         farm.act(Action.PAUSE, job_id)
         first, second = machine.beat().wishes, machine.beat().wishes
-        assert first == second == [{"token": machine.token(job_id), "wish": "halt", "number": 1, "reason": "paused"}]
+        assert first == second == [Wish(machine.token(job_id), "halt", 1, "paused")]
         machine.obey()
         assert machine.beat().wishes == []
 
@@ -292,6 +294,59 @@ class TestConfirmations:
         farm.act(Action.EJECT, job_id)
         machine.lose(job_id)
         assert (farm.status(job_id), farm.job(job_id).rescues) == ("runnable", 0)
+
+
+class TestEndsThatCannotBeStored:
+    """Each report is taken by itself where the set of them cannot be: on every database."""
+
+    def test_one_holds_up_no_other(
+        self, farm: StoreFarm, machine: Machine, nudges: list[Instruction], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bad, good, worse, failed = (running(farm, machine) for _ in range(4))
+        farm.act(Action.PAUSE, bad)
+        machine.beat()
+        machine.obey()
+        assert farm.status(bad) == "paused"
+        nudges.clear()
+        # A refusal after a confirmed halt is nothing that the table of statuses has.
+        reports = [
+            Report(machine.token(bad), "refused", message="nein"),
+            Report(machine.token(good), "exited", exit_code=0),
+            Report(machine.token(worse), "exited", exit_code=2**70),  # no client's word: those are bounded
+            Report(machine.token(failed), "exited", exit_code=3221225477),
+        ]
+        assert farm.write(lambda session: clients.take_reports(session, machine.id, machine.label, reports))
+        assert farm.statuses(bad, good, worse, failed) == ["paused", "succeeded", "runnable", "failed"]
+        assert farm.job(failed).exit_code == farm.run(failed).exit_code == 3221225477
+        assert farm.run(bad).message == "its client reported its end (refused), which the server could not store"
+        told = "lost: its client reported its end (exited), which the server could not store, client farm-ü"
+        assert farm.log(worse)[-1][2] == told
+        assert [farm.run(each).outcome for each in (bad, good, worse)] == ["lost", "exited", "lost"]
+        assert all(farm.run(each).closed_at is not None for each in (bad, good, worse, failed))
+        assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+        assert "the end of run" in caplog.messages[0]
+        assert WakeScheduler() in nudges
+        for each in list(machine.held):
+            del machine.held[each]
+        machine.beat()  # nothing of it comes again
+
+    def test_the_usual_ends_are_one_set(self, farm: StoreFarm, machine: Machine) -> None:
+        def statements(count: int) -> int:
+            jobs = [running(farm, machine) for _ in range(count)]
+            reports = [Report(machine.token(each), "exited", exit_code=0) for each in jobs]
+            seen: list[str] = []
+
+            def note(*said: Any) -> None:
+                seen.append(said[2])
+
+            with farm.store.writing() as session:
+                sa.event.listen(farm.store.engine, "before_cursor_execute", note)
+                clients.take_reports(session, machine.id, machine.label, reports)
+                sa.event.remove(farm.store.engine, "before_cursor_execute", note)
+            machine.held.clear()
+            return len(seen)
+
+        assert statements(1) == statements(8)
 
 
 def test_what_cannot_happen_is_a_bug_and_changes_nothing(farm: StoreFarm, machine: Machine) -> None:

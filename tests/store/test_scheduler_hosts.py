@@ -46,7 +46,7 @@ class TestSeveralHosts:
         assert reserved(farm) == {run.id: [second.id]}
         assert farm.run(other).client_id == third.id
         (order,) = first.beat().assignments
-        assert order["hosts"] == ["farm-1", "farm-2"]
+        assert order.hosts == ["farm-1", "farm-2"]
         assert second.beat().assignments == []
         assert ("running", "running", "client farm-1, with farm-2") in farm.log(job_id)
 

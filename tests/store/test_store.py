@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sqlite3
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,21 @@ def add_group(session: Session, name: str) -> str:
 def groups(store: Store) -> list[str]:
     with store.reading() as connection:
         return list(connection.execute(sa.select(client_group.c.name).order_by(client_group.c.id)).scalars())
+
+
+def test_what_fails_inside_of_a_shared_commit_is_undone_alone(store: Store) -> None:
+    errors: list[Exception | None] = []
+
+    def call(session: Session) -> None:
+        add_group(session, "vorher")
+        errors.append(session.attempt(lambda: add_group(session, "gelungen")))
+        errors.append(session.attempt(lambda: (add_group(session, "halb"), add_group(session, "vorher"))))
+        errors.append(session.attempt(lambda: errors.append(session.attempt(lambda: add_group(session, "vorher")))))
+        add_group(session, "nachher")
+
+    store.write_soon(call).result(PATIENCE_S)
+    assert groups(store) == ["vorher", "gelungen", "nachher"]
+    assert [type(error) for error in errors] == [type(None), sa.exc.IntegrityError, sa.exc.IntegrityError, type(None)]
 
 
 over_the_network = pytest.mark.databases("postgresql", "mysql")
@@ -249,11 +265,16 @@ class TestSharedCommits:
 
 
 class TestUnavailable:
-    def test_an_unreachable_database(self, clock: FakeClock) -> None:
-        for url in ("postgresql+psycopg://nobody@127.0.0.1:1/nothing", "mysql+pymysql://nobody@127.0.0.1:1/nothing"):
-            store = Store(url, clock=clock)
-            with pytest.raises(StoreUnavailableError):
-                store.open()
+    @pytest.mark.parametrize(("kind", "driver"), [("postgresql", "psycopg"), ("mysql", "pymysql")])
+    def test_an_unreachable_database(self, clock: FakeClock, kind: str, driver: str) -> None:
+        url = f"{kind}+{driver}://nobody@127.0.0.1:1/nothing"
+        if importlib.util.find_spec(driver) is None:
+            with pytest.raises(ConfigError, match=f"needs the driver '{driver}', which is not installed"):
+                Store(url, clock=clock)
+            return
+        store = Store(url, clock=clock)
+        with pytest.raises(StoreUnavailableError):
+            store.open()
 
     @over_the_network
     def test_a_broken_connection_is_one_error_and_the_next_transaction_goes_on(

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import http.client
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault, ProtocolError
 
@@ -23,7 +26,6 @@ from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -158,6 +160,41 @@ class TestProgram:
     def test_reader_that_ended_leaves_no_traceback(self, capfd: pytest.CaptureFixture[str]) -> None:
         assert run_program("hq", _raising(BrokenPipeError())) == EXIT_BROKEN_PIPE
         assert not capfd.readouterr().err
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+    @pytest.mark.parametrize(
+        ("streams", "code", "told"),
+        [
+            (">&- 2>&-", 0, ""),
+            ("<&-", 0, ""),
+            (">/dev/full", 1, "hq: cannot write to standard output: No space left on device\n"),
+            (">/dev/full 2>/dev/full", 1, ""),
+        ],
+    )
+    def test_standard_streams_that_cannot_be_used(self, streams: str, code: int, told: str) -> None:
+        script = "import sys; from hqueue.cli.program import run_program; "
+        script += "sys.exit(run_program('hq', lambda: print('höhle') or 0))"
+        command = ["/bin/sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, script]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (code, told)
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+    @pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-"])
+    def test_a_daemon_goes_on_without_its_standard_output(self, streams: str, tmp_path: Path) -> None:
+        script = (
+            "import os, sys; from hqueue.cli.program import run_program\n"
+            "def body():\n"
+            "    taken = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)\n"
+            "    print('ready', flush=True)\n"
+            "    sys.stderr.write('a line of the log')\n"
+            "    os.write(taken, b'served')\n"
+            "    return 0\n"
+            "sys.exit(run_program('hqserver', body, daemon=True))"
+        )
+        place = tmp_path / "läger"
+        command = ["/bin/sh", "-c", f'exec "$0" -c "$1" "$2" {streams}', sys.executable, script, str(place)]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert (done.returncode, place.read_text(encoding="utf-8")) == (0, "served")
 
     @pytest.mark.parametrize(
         "words",

@@ -7,8 +7,9 @@ from xmlrpc.client import Fault
 import pytest
 
 from hqueue.client.conversation import LONGEST_RETRY_S, Call, Conversation
+from hqueue.protocol import Acknowledgement, Answer, Assignment, Identity, Listed, Piece, Report, Welcome, Wish, write
 
-IDENTITY = {"hostname": "größe", "key": "schlüssel", "incarnation": 3}
+IDENTITY = Identity(hostname="größe", key="schlüssel", incarnation=3, port=5001, cpus=4)
 
 
 class FakeRuns:
@@ -20,21 +21,18 @@ class FakeRuns:
         self.terminating = False
         self.condemned = ""
         self.ended_output = self.running_output = False
-        self.due: list[dict[str, Any]] = []
+        self.due: list[Report] = []
         self.done: list[tuple[str, Any]] = []
         self.account = self
 
-    def listing(self, now: float) -> list[dict[str, Any]]:
-        return [{"token": "t1"}]
+    def listing(self, now: float) -> list[Listed]:
+        return [Listed("t1", "running")]
 
-    def reports(self, now: float, limit: int) -> list[dict[str, Any]]:
+    def reports(self, now: float, limit: int) -> list[Report]:
         return self.due[:limit]
 
-    def place(self, token: str) -> dict[str, Any]:
-        return {"pid": 7}
-
-    def pieces(self, limit: int) -> list[tuple[str, int, bytes]]:
-        return [("t1", 0, b"x")]
+    def pieces(self, limit: int) -> list[Piece]:
+        return [Piece(token="t1", data=b"x", pid=7)]
 
     def lengths(self, pieces: Any, lengths: Any) -> bool:
         self.done.append(("lengths", lengths))
@@ -47,7 +45,7 @@ class FakeRuns:
         self.done.append(("wish", wishes))
 
     def acknowledge(self, tokens: Any) -> None:
-        self.due = [report for report in self.due if report["token"] not in tokens]
+        self.due = [report for report in self.due if report.token not in tokens]
 
     def resend(self, wanted: Any, now: float) -> None:
         self.done.append(("resend", wanted))
@@ -69,15 +67,14 @@ class Talk:
     def register(self, now: float = 0.0) -> None:
         call = self.call(now)
         assert call.method == "farm.register"
-        answer = {"clientId": 7, "heartbeatSeconds": 5, "killGraceSeconds": 8, "networkFolders": []}
-        self.conversation.answered(call, answer, now)
+        self.conversation.answered(call, write(Welcome(client_id=7, heartbeat_s=5, kill_grace_s=8)), now)
 
     def beat(self, now: float, **more: Any) -> Call:
         """Make the heartbeat that is due, and have it answered."""
         call = self.call(now)
         assert call.method == "farm.heartbeat"
-        answer = {"number": call.params[3], "stale": False, "interval": 5, "assignments": [], "wishes": []}
-        self.conversation.answered(call, {**answer, "acknowledged": [], "resend": [], "poll": False, **more}, now)
+        answer = Answer(**{"number": call.params[3], "interval_s": 5, **more})
+        self.conversation.answered(call, write(answer), now)
         return call
 
 
@@ -93,7 +90,7 @@ def test_a_heartbeat_follows_the_registration_and_then_the_interval(talk: Talk) 
     assert talk.runs.kill_grace_s == 8.0
     assert talk.conversation.next_call(4.9) is None
     assert talk.conversation.next_due() == 5.0
-    call = talk.beat(5.0, interval=0.5)
+    call = talk.beat(5.0, interval_s=0.5)
     assert call.params[3] == 2
     assert call.params[4]["load"] == 0.5
     assert talk.conversation.next_due() == 5.5
@@ -109,17 +106,17 @@ def test_news_go_at_once(talk: Talk) -> None:
 def test_news_during_a_heartbeat_is_for_the_next(talk: Talk) -> None:
     call = talk.call(0.0)
     talk.runs.news = True
-    answer = {"number": 1, "stale": False, "interval": 5, "assignments": [], "wishes": [], "acknowledged": []}
-    talk.conversation.answered(call, {**answer, "resend": []}, 0.1)
+    talk.conversation.answered(call, write(Answer(number=1, interval_s=5)), 0.1)
     assert talk.call(0.2).method == "farm.heartbeat"
 
 
 def test_a_stale_answer_is_dropped(talk: Talk) -> None:
-    talk.beat(0.0, stale=True, assignments=["new"])
-    talk.beat(5.0, number=1, assignments=["new"])
+    new, wish = Assignment("new", 12, "true"), Wish("t1", "die", 1)
+    talk.beat(0.0, stale=True, assignments=[new])
+    talk.beat(5.0, number=1, assignments=[new])
     assert talk.runs.done == []
-    talk.beat(10.0, assignments=["new"], wishes=["w"])
-    assert talk.runs.done == [("resend", []), ("wish", ["w"]), ("take", ["new"])]
+    talk.beat(10.0, assignments=[new], wishes=[wish])
+    assert talk.runs.done == [("resend", []), ("wish", [wish]), ("take", [new])]
 
 
 def test_output_of_ended_runs_goes_before_their_reports_and_not_before_the_heartbeat(talk: Talk) -> None:
@@ -138,13 +135,13 @@ def test_output_of_ended_runs_goes_before_their_reports_and_not_before_the_heart
 
 def test_a_long_backlog_goes_in_pieces_before_the_heartbeat(talk: Talk) -> None:
     talk.beat(0.0)
-    talk.runs.due = [{"token": f"t{number}"} for number in range(450)]
+    talk.runs.due = [Report(f"t{number}", "exited") for number in range(450)]
     talk.runs.news = True
     for left in (250, 50):
         call = talk.call(0.1)
         assert (call.method, len(call.params[3])) == ("farm.report", 200)
         tokens = [report["token"] for report in call.params[3]]
-        talk.conversation.answered(call, {"acknowledged": tokens, "resend": []}, 0.1)
+        talk.conversation.answered(call, write(Acknowledgement(tokens)), 0.1)
         assert len(talk.runs.due) == left
     assert len(talk.beat(0.2).params[4]["reports"]) == 50
 
@@ -173,7 +170,7 @@ def test_an_answer_without_sense_is_a_failure(talk: Talk) -> None:
 def test_forgotten_it_registers_again_at_once(talk: Talk) -> None:
     talk.conversation.failed(talk.call(0.0), Fault(40, "there is no client 7"), 0.0)
     talk.register(0.0)
-    assert talk.beat(0.0).params[4]["runs"] == [{"token": "t1"}]
+    assert talk.beat(0.0).params[4]["runs"] == [{"token": "t1", "state": "running"}]
     assert len(talk.registrations) == 2
 
 
@@ -192,7 +189,7 @@ def test_another_fault_is_tried_again(talk: Talk) -> None:
 
 def test_last_words_are_output_and_reports_and_nothing_that_brings_work(talk: Talk) -> None:
     talk.beat(0.0)
-    talk.runs.due = [{"token": "t1"}]
+    talk.runs.due = [Report("t1", "exited")]
     talk.runs.ended_output = True
     call = talk.conversation.last_call(1.0)
     assert call is not None
@@ -206,7 +203,7 @@ def test_last_words_are_output_and_reports_and_nothing_that_brings_work(talk: Ta
 
 
 def test_no_last_words_for_a_server_that_is_away(talk: Talk) -> None:
-    talk.runs.due = [{"token": "t1"}]
+    talk.runs.due = [Report("t1", "exited")]
     talk.conversation.failed(talk.call(0.0), TimeoutError(), 0.0)
     assert talk.conversation.last_call(1.0) is None
 

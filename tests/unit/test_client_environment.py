@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from hqueue.client.environment import Environment, UnusableEnvironmentError, inherited
 from hqueue.client.processes import MARKER
+from hqueue.protocol import Assignment, NetworkFolder
 
 FOLDERS = [
-    {"name": "HQROOT", "linux": "/mnt/hq", "windows": "H:/", "macosx": "/Volumes/HQ", "main": True},
-    {"name": "TEXTUREN", "linux": "/mnt/texturen", "windows": "T:/", "macosx": "", "main": False},
-    {"name": "NUR_WINDOWS", "linux": "", "windows": "X:/", "macosx": "", "main": False},
+    NetworkFolder("HQROOT", "/mnt/hq", "H:/", "/Volumes/HQ", main=True),
+    NetworkFolder("TEXTUREN", "/mnt/texturen", "T:/"),
+    NetworkFolder("NUR_WINDOWS", windows="X:/"),
 ]
-JOB = {"jobId": 12, "token": "t", "hosts": ["farm07", "farm08"], "environment": {}}
+
+
+def job(**environment: str) -> Assignment:
+    return Assignment("t", 12, "true", hosts=["farm07", "farm08"], environment=environment)
 
 
 def test_the_daemons_python_is_left_out_and_the_rest_is_not() -> None:
@@ -41,8 +46,7 @@ def test_what_a_bundled_python_put_aside_comes_back() -> None:
 def test_the_later_wins() -> None:
     environment = Environment({"A": "client", "B": "client", "C": "client"}, {"B": "ini", "C": "ini"}, "http://h:5000")
     environment.set_folders(FOLDERS)
-    job = {**JOB, "environment": {"C": "job", "JOBID": "0", "HQROOT": "mine", "TMPDIR": "/big"}}
-    found = environment.of(job, "/scratch", "mark")
+    found = environment.of(job(C="job", JOBID="0", HQROOT="mine", TMPDIR="/big"), "/scratch", "mark")
     assert (found["A"], found["B"], found["C"]) == ("client", "ini", "job")
     assert (found["JOBID"], found["HQROOT"], found["TMPDIR"]) == ("12", "/mnt/hq", "/big")
     assert (found["HQSERVER"], found["HQHOSTS"], found[MARKER]) == ("http://h:5000", "farm07,farm08", "mark")
@@ -52,8 +56,8 @@ def test_the_later_wins() -> None:
 
 def test_a_mount_of_this_machine_wins_over_the_servers() -> None:
     environment = Environment({}, {}, "http://h:5000", "/net/hq")
-    environment.set_folders([{**FOLDERS[0], "name": "PROJEKTE"}, FOLDERS[1]])
-    found = environment.of(JOB, "/scratch", "mark")
+    environment.set_folders([replace(FOLDERS[0], name="PROJEKTE"), FOLDERS[1]])
+    found = environment.of(job(), "/scratch", "mark")
     assert (found["HQROOT"], found["PROJEKTE"], found["TEXTUREN"]) == ("/net/hq", "/net/hq", "/mnt/texturen")
 
 
@@ -64,4 +68,4 @@ def test_a_mount_of_this_machine_wins_over_the_servers() -> None:
 def test_what_no_process_can_be_given(name: str, value: str, sentence: str) -> None:
     environment = Environment({}, {}, "http://h:5000")
     with pytest.raises(UnusableEnvironmentError, match=sentence):
-        environment.of({**JOB, "environment": {name: value}}, "/scratch", "mark")
+        environment.of(job(**{name: value}), "/scratch", "mark")

@@ -17,13 +17,13 @@ from tests.fakes import FakeClock
 
 def test_what_registers_a_client(tmp_path: Path) -> None:
     identity = machine.identity(tmp_path, name="zwei", key="k", incarnation=4, cpus=8, port=5002)
-    assert (identity["name"], identity["key"], identity["incarnation"]) == ("zwei", "k", 4)
-    assert (identity["cpus"], identity["port"]) == (8, 5002)
-    assert identity["hostname"]
-    assert re.fullmatch(r"(linux|windows|macosx|macos)-\w+", identity["platform"])
-    assert 100_000 < identity["memory"] < 2**40
-    assert identity["diskCapacity"] > 0
-    assert all(isinstance(identity[key], int) for key in ("memory", "cpuSpeed", "diskCapacity"))
+    assert (identity.name, identity.key, identity.incarnation) == ("zwei", "k", 4)
+    assert (identity.cpus, identity.port) == (8, 5002)
+    assert identity.hostname
+    assert re.fullmatch(r"(linux|windows|macosx|macos)-\w+", identity.platform)
+    assert 100_000 < identity.memory_kb < 2**40
+    assert identity.disk_kb > 0
+    assert all(isinstance(each, int) for each in (identity.memory_kb, identity.cpu_speed_mhz, identity.disk_kb))
 
 
 def test_load_is_measured_once_a_second_at_most(tmp_path: Path) -> None:
@@ -31,9 +31,9 @@ def test_load_is_measured_once_a_second_at_most(tmp_path: Path) -> None:
     load = machine.Load(tmp_path, 4, clock)
     first = dict(load())
     assert 0 <= first["load"] <= 4
-    assert first["freeMemory"] > 0
-    assert first["freeDisk"] > 0
-    assert first["idleTime"] >= -1
+    assert first["free_memory_kb"] > 0
+    assert first["free_disk_kb"] > 0
+    assert first["idle_minutes"] >= -1
     load._sample["load"] = "kept"
     assert load()["load"] == "kept"
     clock.advance(1.0)

@@ -11,6 +11,7 @@ from hqueue.client.journal import Journal
 from hqueue.client.processes import mark
 from hqueue.client.runs import Runs
 from hqueue.client.workspace import Workspaces
+from hqueue.protocol import Assignment, Listed, Piece, Report, Resend, Wish
 from tests.clientfakes import FakeStarter, FakeSystem
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Client:
         return Client(self.folder, boot=boot)
 
     def assign(self, token: str = "t1", **more: Any) -> None:
-        self.runs.take([{"token": token, "jobId": 12, "command": "true", "environment": {}, **more}])
+        self.runs.take([Assignment(token, 12, **{"command": "true", **more})])
 
     def run(self, token: str = "t1", pid: int = 100, at: float = 1000.0, **more: Any) -> None:
         """Assign a run and have it started."""
@@ -56,16 +57,23 @@ class Client:
         self.system.add(pid)
         self.runs.runner_said({"event": "started", "token": token, "pid": pid, "started": 10.0, "at": at}, at)
 
-    def end(self, token: str = "t1", pid: int = 100, at: float = 1005.0, status: int = 0, number: int = 0) -> None:
+    def end(self, token: str = "t1", pid: int = 100, at: float = 1005.0, exit_code: int = 0, number: int = 0) -> None:
         self.system.remove(pid)
-        event = {"event": "ended", "token": token, "status": status, "signal": number, "peak": 900, "ended_at": at}
+        event = {
+            "event": "ended",
+            "token": token,
+            "exit_code": exit_code,
+            "signal": number,
+            "peak": 900,
+            "ended_at": at,
+        }
         self.runs.runner_said(event, at)
         self.runs.tick(at)
 
-    def listed(self, now: float = 1001.0) -> dict[str, dict[str, Any]]:
-        return {entry["token"]: entry for entry in self.runs.account.listing(now)}
+    def listed(self, now: float = 1001.0) -> dict[str, Listed]:
+        return {entry.token: entry for entry in self.runs.account.listing(now)}
 
-    def report(self, now: float = 2000.0) -> dict[str, Any]:
+    def report(self, now: float = 2000.0) -> Report:
         (report,) = self.runs.account.reports(now, 10)
         return report
 
@@ -89,7 +97,7 @@ class TestTaking:
         client.starter.start = watch  # type: ignore[method-assign]
         client.assign()
         assert '"t1"' in on_disk[0]
-        assert client.listed()["t1"]["state"] == "held"
+        assert client.listed()["t1"].state == "held"
 
     def test_a_repeated_assignment_is_only_listed(self, client: Client) -> None:
         client.run()
@@ -99,7 +107,7 @@ class TestTaking:
         client.runs.runner_there([{"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0}], 1001.0)
         client.assign()
         assert client.starter.started == []
-        assert client.listed()["t1"]["state"] == "running"
+        assert client.listed()["t1"].state == "running"
 
     def test_one_that_no_runner_heard_of_is_started_after_a_restart(self, client: Client) -> None:
         client.assign(command="echo Grüße", environment={"A": "1"})
@@ -116,7 +124,7 @@ class TestTaking:
         client.runs.runner_died({}, 1001.0)
         client.runs.runner_there([], 1001.0)
         assert len(client.starter.started) == 1
-        assert client.listed()["t1"]["state"] == "held"
+        assert client.listed()["t1"].state == "held"
 
     def test_a_token_that_is_no_file_name(self, client: Client) -> None:
         client.assign("../../etc/passwd\n" + "x" * 300)
@@ -132,34 +140,34 @@ class TestTaking:
             patch.setattr(client.journal, "flush", full)
             client.assign()
         report = client.report()
-        assert (report["outcome"], report["message"]) == ("refused", f"the disk of {client.folder} is full")
+        assert (report.outcome, report.message) == ("refused", f"the disk of {client.folder} is full")
         assert client.starter.started == []
         assert client.again().listed() == {}
 
     def test_without_a_runner_it_refuses(self, client: Client) -> None:
         client.starter.problem = "the client cannot start the process that runs commands: no memory"
         client.assign()
-        assert client.report()["message"] == client.starter.problem
+        assert client.report().message == client.starter.problem
 
     def test_about_to_stop_it_refuses(self, client: Client) -> None:
         client.runs.terminate(1000.0)
         client.assign()
-        assert client.report()["outcome"] == "refused"
+        assert client.report().outcome == "refused"
 
 
 class TestEnding:
     def test_a_result_is_listed_until_acknowledged_also_after_a_restart(self, client: Client) -> None:
         client.run()
-        client.end(status=3)
+        client.end(exit_code=3)
         client.runs.settle()
         assert client.starter.forgotten == ["t1"]
         expected = client.report()
-        assert (expected["outcome"], expected["exitCode"], expected["seconds"]) == ("exited", 3, 5.0)
+        assert (expected.outcome, expected.exit_code, expected.seconds) == ("exited", 3, 5.0)
         client = client.again()
         client.runs.runner_there([], 1010.0)
-        assert client.listed()["t1"]["state"] == "ended"
+        assert client.listed()["t1"].state == "ended"
         assert client.runs.account.reports(1010.0, 10) == []  # what the server has of its output is asked first
-        client.runs.account.lengths([("t1", 0, b"")], [0])
+        client.runs.account.lengths([Piece(token="t1", data=b"")], [0])
         assert client.report() == expected
         client.runs.acknowledge(["t1"])
         client.runs.settle()
@@ -185,7 +193,7 @@ class TestEnding:
         client.run()
         client.end(number=11)
         report = client.report()
-        assert (report["outcome"], report["exitCode"], report["signal"]) == ("exited", 139, 11)
+        assert (report.outcome, report.exit_code, report.signal) == ("exited", 139, 11)
 
     def test_a_restarted_machine(self, client: Client) -> None:
         client.run("mine")
@@ -196,12 +204,12 @@ class TestEnding:
         client = client.again(boot="boot-2")
         client.system.add(100)  # the number is somebody else's, who was even started at the same tick
         entries = {
-            "ended": {"pid": 102, "started": 10.0, "at": 1.0, "status": 4, "signal": 0, "peak": 1, "ended_at": 2.0}
+            "ended": {"pid": 102, "started": 10.0, "at": 1.0, "exit_code": 4, "signal": 0, "peak": 1, "ended_at": 2.0}
         }
         client.runs.runner_died(entries, 5.0)
         for run in client.runs:
             run.output.server_has(0)
-        outcomes = {report["token"]: report["outcome"] for report in client.runs.account.reports(6.0, 10)}
+        outcomes = {report.token: report.outcome for report in client.runs.account.reports(6.0, 10)}
         assert outcomes == {"mine": "lost", "done": "exited", "ended": "exited"}
         assert client.system.sent == []
 
@@ -209,11 +217,11 @@ class TestEnding:
         client.run()
         client.runs.runner_died({}, 1002.0)
         assert client.system.sent[0] == (-100, KILL)
-        assert client.listed()["t1"]["state"] == "dying"
+        assert client.listed()["t1"].state == "dying"
         assert client.runs.account.reports(1002.0, 10) == []
         client.system.remove(100)
         client.runs.tick(1003.0)
-        assert client.report()["outcome"] == "lost"
+        assert client.report().outcome == "lost"
 
     def test_a_run_whose_start_nobody_saw_is_found_by_its_mark(self, client: Client) -> None:
         client.assign()
@@ -222,12 +230,12 @@ class TestEnding:
         assert (100, KILL) in client.system.sent
         client.system.remove(100)
         client.runs.tick(1003.0)
-        assert client.report()["outcome"] == "lost"
+        assert client.report().outcome == "lost"
 
 
 class TestWishing:
     def wish(self, client: Client, wish: str, number: int, now: float = 1001.0, reason: str = "cancelled") -> None:
-        client.runs.wish([{"token": "t1", "wish": wish, "number": number, "reason": reason}], now)
+        client.runs.wish([Wish("t1", wish, number, reason)], now)
 
     def test_halted_time_does_not_count(self, client: Client) -> None:
         client.run(at=1000.0)
@@ -235,29 +243,29 @@ class TestWishing:
         self.wish(client, "halt", 1, now=1003.0)
         assert client.runs.news
         entry = client.listed(1100.0)["t1"]
-        assert (entry["state"], entry["wish"], entry["seconds"]) == ("halted", 1, 3.0)
+        assert (entry.state, entry.wish, entry.seconds) == ("halted", 1, 3.0)
         client.runs.settle()
         client = client.again()
         client.system.add(100)
         client.runs.runner_there([{"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0}], 1150.0)
         self.wish(client, "run", 2, now=1200.0)
-        assert client.listed(1202.0)["t1"]["seconds"] == pytest.approx(5.0)
-        assert client.listed(1202.0)["t1"]["state"] == "running"
+        assert client.listed(1202.0)["t1"].seconds == pytest.approx(5.0)
+        assert client.listed(1202.0)["t1"].state == "running"
 
     def test_an_old_wish_is_passed_over(self, client: Client) -> None:
         client.run()
         self.wish(client, "halt", 2)
         self.wish(client, "run", 1)
-        assert client.listed()["t1"]["state"] == "halted"
-        assert client.listed()["t1"]["wish"] == 2
+        assert client.listed()["t1"].state == "halted"
+        assert client.listed()["t1"].wish == 2
 
     def test_a_wish_for_one_that_is_just_starting_waits_for_it(self, client: Client) -> None:
         client.assign()
         self.wish(client, "halt", 1)
-        assert client.listed()["t1"]["wish"] == 0
+        assert client.listed()["t1"].wish == 0
         client.system.add(100)
         client.runs.runner_said({"event": "started", "token": "t1", "pid": 100, "started": 10.0, "at": 1002.0}, 1002.0)
-        assert (client.listed()["t1"]["state"], client.listed()["t1"]["wish"]) == ("halted", 1)
+        assert (client.listed()["t1"].state, client.listed()["t1"].wish) == ("halted", 1)
 
     def test_a_kill_is_on_the_disk_before_the_first_signal(self, client: Client) -> None:
         client.run()
@@ -265,27 +273,27 @@ class TestWishing:
         assert client.system.sent[0] == (-100, INT)
         assert client.starter.spared == ["t1"]
         client = client.again()
-        ended = {"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0, "status": 0, "signal": 0, "peak": 1}
+        ended = {"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0, "exit_code": 0, "signal": 0, "peak": 1}
         client.runs.runner_there([{**ended, "ended_at": 1002.0}], 1003.0)
-        client.runs.account.lengths([("t1", 0, b"")], [0])
+        client.runs.account.lengths([Piece(token="t1", data=b"")], [0])
         report = client.report()
-        assert (report["outcome"], report["reason"], report["exitCode"]) == ("killed", "ejected", 0)
-        assert client.listed()["t1"]["wish"] == 1
+        assert (report.outcome, report.kill_reason, report.exit_code) == ("killed", "ejected", 0)
+        assert client.listed()["t1"].wish == 1
 
     def test_an_end_after_we_began_to_kill_is_a_kill(self, client: Client) -> None:
         client.run()
         self.wish(client, "die", 1)
-        assert client.listed()["t1"]["state"] == "dying"
+        assert client.listed()["t1"].state == "dying"
         self.wish(client, "run", 2)
-        assert client.listed()["t1"]["state"] == "dying"
-        client.end(status=0)
-        assert client.report()["outcome"] == "killed"
+        assert client.listed()["t1"].state == "dying"
+        client.end(exit_code=0)
+        assert client.report().outcome == "killed"
 
     def test_an_end_before_is_not(self, client: Client) -> None:
         client.run()
-        client.end(status=3)
+        client.end(exit_code=3)
         self.wish(client, "die", 1)
-        assert client.report()["outcome"] == "exited"
+        assert client.report().outcome == "exited"
         assert client.system.sent == []
 
     def test_it_is_not_over_while_a_descendant_lives_and_that_condemns_the_machine(self, client: Client) -> None:
@@ -293,7 +301,7 @@ class TestWishing:
         client.system.add(101, parent=100, group=101, session=101)
         self.wish(client, "die", 1, now=1001.0)
         client.end(at=1002.0)
-        assert client.listed()["t1"]["state"] == "dying"
+        assert client.listed()["t1"].state == "dying"
         client.runs.news = False
         for now in range(1003, 1040):
             client.runs.tick(float(now))
@@ -302,10 +310,10 @@ class TestWishing:
         client.system.remove(101)
         client.runs.tick(1045.0)
         assert client.runs.account.condemned == ""
-        assert client.report()["outcome"] == "killed"
+        assert client.report().outcome == "killed"
 
     def test_what_took_too_long(self, client: Client) -> None:
-        client.run(at=1000.0, maxTime=60)
+        client.run(at=1000.0, max_time_s=60)
         assert client.runs.next_due(1001.0) <= 1060.0
         client.runs.tick(1059.9)
         assert client.system.sent == []
@@ -313,24 +321,56 @@ class TestWishing:
         assert client.system.sent[0] == (-100, INT)
         client.end(at=1060.5, number=2)
         report = client.report()
-        assert (report["outcome"], report["reason"], report["seconds"]) == ("killed", "time", 60.5)
+        assert (report.outcome, report.kill_reason, report.seconds) == ("killed", "time", 60.5)
 
     def test_terminating_cancels_what_is_halted_and_what_would_be(self, client: Client) -> None:
         client.run()
         client.run("t2", pid=101)
         self.wish(client, "halt", 1)
         client.runs.terminate(1002.0)
-        assert {token: entry["state"] for token, entry in client.listed().items()} == {"t1": "dying", "t2": "running"}
-        client.runs.wish([{"token": "t2", "wish": "halt", "number": 1, "reason": ""}], 1003.0)
-        assert client.listed()["t2"]["state"] == "dying"
+        assert {token: entry.state for token, entry in client.listed().items()} == {"t1": "dying", "t2": "running"}
+        client.runs.wish([Wish("t2", "halt", 1, "")], 1003.0)
+        assert client.listed()["t2"].state == "dying"
 
     def test_a_run_unknown_to_this_disk_is_shown_to_the_server(self, client: Client) -> None:
         client.system.add(100)
         client.runs.runner_there([{"token": "fremd", "pid": 100, "started": 10.0, "at": 1000.0}], 1001.0)
-        assert client.listed()["fremd"]["state"] == "running"
-        client.runs.wish([{"token": "fremd", "wish": "die", "number": 1, "reason": "unknown"}], 1002.0)
+        assert client.listed()["fremd"].state == "running"
+        client.runs.wish([Wish("fremd", "die", 1, "unknown")], 1002.0)
         client.end("fremd")
-        assert client.report()["reason"] == "unknown"
+        assert client.report().kill_reason == "unknown"
+
+
+class TestVersion010:
+    """What 0.1.0 left on the disk, and a runner of it that is still at work."""
+
+    JOURNAL = (
+        '{"token":"new","job":12,"boot":"boot-1","max_s":7.0,"assignment":{"token":"new","runId":3,"jobId":12,"attempt":1,'
+        '"name":"B\\u00e4r","command":"echo hallo","shell":"","environment":{"A":"1"},"maxTime":7,"hosts":["farm07"],'
+        '"tags":[],"cpus":1}}\n'
+        '{"token":"done","job":13,"boot":"boot-1","pid":99,"started":10.0,"at":1000.0,"ended":[3,0,900,1005.0],'
+        '"report":{"token":"done","outcome":"exited","exitCode":3,"signal":0,"reason":"","seconds":5.0,"peakMemory":900,'
+        '"message":""},"output_bytes":0,"wish_done":0}\n'
+    )
+
+    def test_its_journal_is_read(self, tmp_path: Path) -> None:
+        (tmp_path / "runs.jsonl").write_text(self.JOURNAL)
+        client = Client(tmp_path)
+        client.runs.runner_there([], 1010.0)
+        (order,) = client.starter.started
+        assert (order["token"], order["environment"]["A"], order["environment"]["JOBID"]) == ("new", "1", "12")
+        assert (tmp_path / "runs" / "new.script").read_text() == "echo hallo\n"
+        client.runs.account.lengths([Piece(token="done", data=b"")], [0])
+        report = Report("done", "exited", exit_code=3, signal=0, seconds=5.0, peak_memory_kb=900)
+        assert client.report() == report
+        client.runs.settle()
+
+    def test_its_runner_is_understood(self, client: Client) -> None:
+        client.run()
+        client.system.remove(100)
+        event = {"event": "ended", "token": "t1", "status": 4, "signal": 0, "peak": 1, "ended_at": 1002.0}
+        client.runs.runner_said(event, 1002.0)
+        assert client.report().exit_code == 4
 
 
 class TestResending:
@@ -342,18 +382,18 @@ class TestResending:
         assert account.reports(1005.0, 10) == []
         assert account.ended_output
         pieces = account.pieces(1 << 18)
-        assert pieces == [("t1", 0, b"0123456789")]
+        assert [(piece.token, piece.offset, piece.data) for piece in pieces] == [("t1", 0, b"0123456789")]
         assert account.lengths(pieces, [10])
-        assert account.reports(1005.0, 10)[0]["outputBytes"] == 10
-        account.resend([{"token": "t1", "length": 4}], 1006.0)
+        assert account.reports(1005.0, 10)[0].output_bytes == 10
+        account.resend([Resend("t1", 4)], 1006.0)
         pieces = account.pieces(1 << 18)
-        assert pieces == [("t1", 4, b"456789")]
+        assert [(piece.token, piece.offset, piece.data) for piece in pieces] == [("t1", 4, b"456789")]
         account.lengths(pieces, [10])
         assert account.reports(1006.5, 10) == []
         client.runs.news = False
         client.runs.tick(client.runs.next_due(1006.5))
         assert client.runs.news
-        assert account.reports(1007.0, 10)[0]["outputBytes"] == 10
+        assert account.reports(1007.0, 10)[0].output_bytes == 10
 
     def test_several_runs_share_a_call_and_ended_ones_go_first(self, client: Client) -> None:
         for number in range(3):
@@ -362,5 +402,5 @@ class TestResending:
         client.runs.tick(1001.0)
         client.end("t2", pid=102)
         pieces = client.runs.account.pieces(256 * 1024)
-        assert [token for token, _, _ in pieces] == ["t2", "t0"]
-        assert sum(len(data) for _, _, data in pieces) == 256 * 1024
+        assert [piece.token for piece in pieces] == ["t2", "t0"]
+        assert sum(len(piece.data) for piece in pieces) == 256 * 1024

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from dataclasses import replace
@@ -8,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hqueue.config import ClientConfig, ServerConfig, load_client_config, load_server_config, server_url
+from hqueue.config import (
+    ClientConfig,
+    ServerConfig,
+    address_url,
+    load_client_config,
+    load_server_config,
+    server_address,
+)
 from hqueue.config.ini import find_ini, read_ini
 from hqueue.config.settings import settings_of
 from hqueue.errors import ConfigError
@@ -561,12 +569,22 @@ class TestClient:
     ],
 )
 def test_a_server_is_a_host_a_host_with_a_port_or_a_url(text: str, url: str) -> None:
-    assert server_url(text) == url
+    assert address_url(server_address(text)) == url
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a b", "a:", "a:x", "a:0", "a:65536", "http://", "http://u:p@a", "http://a/b", "ftp://a", "[::1", "/"],
+    ["", "a b", "a:", "a:x", "a:0", "a:65536", "http://", "http://u:p@", "http://a/b", "ftp://a", "[::1", "/"],
 )
 def test_anything_else_is_no_server(text: str) -> None:
-    assert "host, host:port or a URL" in refused(server_url, text)
+    assert "host, host:port or a URL" in refused(server_address, text)
+
+
+def test_a_login_is_taken_and_never_shown(client: Callable[..., ClientConfig]) -> None:
+    address = server_address("http://bär:ge%20heim@[::1]:6000/")
+    assert address_url(address) == "http://[::1]:6000"
+    assert address.authorization == "Basic " + base64.b64encode("bär:ge heim".encode()).decode()
+    assert not server_address("farm").authorization
+    assert "geheim" not in refused(server_address, "http://bär:geheim@farm/x")
+    assert "geheim" not in refused(client, "", HQUEUE_SERVER="ftp://bär:geheim@farm")
+    assert client("", HQUEUE_SERVER="http://bär:geheim@farm").server_url == "http://farm:5000"
