@@ -21,6 +21,7 @@ store         transactions
 joblogs       the output of jobs, on disk
 lifecycle     the only writer of a job's status
 views         what callers are shown
+context       what the parts of one server share
 api           what callers may call, a module per chapter
 farm          the server's half of the clients' protocol
 scheduler     assigns runnable jobs to clients

@@ -24,7 +24,7 @@ from hqueue.errors import ConfigError, StoreUnavailableError
 from hqueue.schema import OUR_TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -110,6 +110,13 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     else:
         # Past SQLAlchemy: a BEGIN by itself touches no file, and this is a quarter of what reading a row takes.
         connection.connection.cursor().execute("BEGIN")
+
+
+def insert_row(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> int:
+    """Store a row and return its id."""
+    key = connection.execute(sa.insert(table).values(values)).inserted_primary_key
+    assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
+    return int(key[0])
 
 
 def listed(name: str) -> sa.Select[tuple[int]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, get_a
 import msgspec
 from msgspec import Meta, field
 
+from hqueue.config import client_label
 from hqueue.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class Identity(Machine, kw_only=True):
 
     @property
     def label(self) -> str:
-        """Return what people call it: `hostname`, or `hostname:name`."""
-        return f"{self.hostname}:{self.name}" if self.name else self.hostname
+        """Return what people call it."""
+        return client_label(self.hostname, self.name)
 
     @property
     def label_key(self) -> str:

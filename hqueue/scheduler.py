@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from hqueue import lifecycle
 from hqueue.clock import Clock, to_ms
+from hqueue.config import client_label
 from hqueue.errors import StoreUnavailableError
 from hqueue.lifecycle import blocklist, reservations
 from hqueue.lifecycle.runs import Placement
@@ -19,19 +20,18 @@ from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_
 from hqueue.schema import client, job, reservation, run
 from hqueue.states import JobEvent, JobStatus
 from hqueue.store import chunks
-from hqueue.views.farmview import FarmReader, run_times
+from hqueue.views.farmview import run_times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
-    from datetime import tzinfo
 
     from hqueue.config import ServerConfig
-    from hqueue.live import LiveClient, LiveFarm
+    from hqueue.live import LiveClient
     from hqueue.matching import Placement as Placed
     from hqueue.matching import Requirement
     from hqueue.store import Session, Store
-    from hqueue.views.farmview import FarmView
+    from hqueue.views.farmview import FarmReader, FarmView
 
 log = logging.getLogger(__name__)
 
@@ -50,24 +50,15 @@ class TickCounts:
 
 
 class Scheduler:
-    """The planner of the farm: one pass over everything that can be placed, instead of one per client.
+    """The planner of the farm: one pass over everything that can be placed, instead of one per client."""
 
-    `zone` is that of the availability rules: None for the machine's own.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        live_farm: LiveFarm,
-        clock: Clock,
-        config: ServerConfig,
-        zone: tzinfo | None = None,
-    ) -> None:
+    def __init__(self, store: Store, farm: FarmReader, clock: Clock, config: ServerConfig) -> None:
         self.store = store
-        self.live_farm = live_farm
+        self.live_farm = farm.live_farm
         self.clock = clock
         self.config = config
-        self._farm = FarmReader(live_farm, clock, zone)
+        self._farm = farm
+        self._wanted: Mapping[int, Requirement] = {}  # of the latest look
         self._fits = FitTable()
         self._firsts = _Firsts(int(config.hold_after_s * 1000))
         self._waiting: list[Future[None]] = []
@@ -180,7 +171,7 @@ class Scheduler:
             return self._plan(connection, self._farm.read(connection), queue, heads)
 
     def _plan(self, connection: sa.Connection, farm: FarmView, queue: _Queue, heads: dict[int, Candidate]) -> Plan:
-        requirements = self._farm.requirements(connection, heads)
+        requirements = self._wanted = self._farm.requirements(connection, heads)
         self._fits.renew([view.facts for view in farm.clients])
         self._fits.keep(heads)
         return plan(
@@ -221,7 +212,7 @@ class Scheduler:
             placed.candidate.job_id,
             first.id,
             key,
-            self._farm.known[key].cpus,
+            self._wanted[key].cpus,
             tuple(view.id for view in others),
         )
 
@@ -374,7 +365,7 @@ def _lose(live: LiveClient, session: Session) -> None:
     query = sa.select(client.c.hostname, client.c.name, client.c.lost).where(client.c.id == live.id)
     row = session.connection.execute(query).one_or_none()
     if row is not None and not row.lost:
-        lifecycle.lose_client(session, live.id, f"{row.hostname}:{row.name}" if row.name else row.hostname)
+        lifecycle.lose_client(session, live.id, client_label(row.hostname, row.name))
 
 
 def _rescue(job_id: int, before_ms: int, max_rescues: int, session: Session) -> None:

@@ -14,24 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import __version__, lifecycle, maintenance
-from hqueue.api.clients import Clients
-from hqueue.api.deprecated import Deprecated
-from hqueue.api.explaining import Explanations
-from hqueue.api.groups import Groups
-from hqueue.api.jobchanges import JobChanges
-from hqueue.api.jobs import Jobs
-from hqueue.api.listing import Listing
-from hqueue.api.notes import Notes
-from hqueue.api.pages import Pages
-from hqueue.api.queue import Queue
-from hqueue.api.resources import Resources
-from hqueue.api.troubles import Troubles
+from hqueue.api import Pages, chapters
 from hqueue.clock import SystemClock
-from hqueue.errorlog import ErrorLog
+from hqueue.context import make_context
 from hqueue.errors import ConfigError, HQueueError
-from hqueue.farm.calls import FarmMethods
-from hqueue.joblogs import JobLogs
-from hqueue.live import LiveFarm
+from hqueue.farm import FarmMethods
 from hqueue.local_client import LocalClient
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.rpc.http import Limits
@@ -77,26 +64,22 @@ class Server:
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
         )
-        self.live_farm = LiveFarm(clock)
-        self.logs = JobLogs(config.job_logs_dir, max_output_bytes=config.max_output_bytes)
-        self.scheduler = Scheduler(self.store, self.live_farm, clock, config)
+        self._context = make_context(self.store, config, clock)
+        self.live_farm, self.logs, self.errors = self._context.live_farm, self._context.logs, self._context.errors
+        self.scheduler = Scheduler(self.store, self._context.farm, clock, config)
         self._wakeups = Wakeups(self.live_farm, clock)
         self._ticker = self._service("scheduler", self._tick, clock, INTERVAL_S)
         self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
         self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
-        self.errors = ErrorLog()
         self._expiry = self._service("expiry", self._expire, clock, maintenance.EXPIRY_INTERVAL_S)
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
-        self._farm = FarmMethods(
-            store=self.store,
-            live_farm=self.live_farm,
-            logs=self.logs,
-            config=config,
-            clock=clock,
-        )
-        self.table = self._method_table(clock)
+        self._farm = FarmMethods(self._context)
+        self.table = MethodTable(clock, local=self.store.is_local)
+        for chapter in chapters(self._context):
+            self.table.add(chapter)
+        self.table.add(self._farm, prefix="farm.")
         self._transport: FarmServer | None = None
         self._clock = clock
         self._gone: deque[int] = deque()  # jobs whose logs go with the next pass of maintenance
@@ -157,28 +140,8 @@ class Server:
     def _service(self, name: str, tick: Any, clock: Clock, interval_s: float | None) -> PeriodicService:
         return PeriodicService(name, tick, clock, self._died, interval_s=interval_s)
 
-    def _method_table(self, clock: Clock) -> MethodTable:
-        table = MethodTable(clock, local=self.store.is_local)
-        store, live_farm, logs, config = self.store, self.live_farm, self.logs, self._config
-        table.add(Queue(store=store, config=config, clock=clock))
-        jobs = Jobs(store=store, live_farm=live_farm, logs=logs, config=config, clock=clock)
-        clients = Clients(store=store, live_farm=live_farm, config=config, clock=clock)
-        table.add(jobs)
-        table.add(JobChanges(store=store, live_farm=live_farm, clock=clock))
-        table.add(Listing(store=store, live_farm=live_farm, clock=clock))
-        table.add(clients)
-        table.add(Groups(store=store))
-        table.add(Resources(store=store, live_farm=live_farm, clock=clock))
-        table.add(Explanations(store=store, live_farm=live_farm, clock=clock))
-        table.add(Notes(store=store))
-        table.add(Troubles(store=store, errors=self.errors, clock=clock))
-        table.add(Deprecated(store=store, live_farm=live_farm, jobs=jobs, clients=clients))
-        table.add(self._farm, prefix="farm.")
-        return table
-
     def _listen(self) -> FarmServer:
         config = self._config
-        pages = Pages(store=self.store, live_farm=self.live_farm, clock=self._clock)
         limits = Limits(
             max_request_bytes=config.max_request_bytes,
             # A level of specification is a struct in an array; the rest is for what stands around and inside.
@@ -188,7 +151,11 @@ class Server:
         )
         try:
             return FarmServer(
-                (config.host, config.port), self.table, clock=self._clock, limits=limits, get_page=pages.get
+                (config.host, config.port),
+                self.table,
+                clock=self._clock,
+                limits=limits,
+                get_page=Pages(self._context).get,
             )
         except OSError as error:
             raise ConfigError(

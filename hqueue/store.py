@@ -101,9 +101,12 @@ class FairLock:
 class Session:
     """One open write transaction, with what is to follow its commit."""
 
-    def __init__(self, connection: sa.Connection, now_ms: int, counters: _Counters) -> None:
+    def __init__(
+        self, connection: sa.Connection, now_ms: int, counters: _Counters, requirement_ids: dict[str, int]
+    ) -> None:
         self.connection = connection
         self.now_ms = now_ms
+        self.requirement_ids = requirement_ids  # what is known of the requirement table: ids by digest
         self._counters = counters
         self._events: list[dict[str, Any]] = []
         self._written_events = 0
@@ -256,6 +259,7 @@ class Store:
         self._lock = FairLock()
         self._server_lock = database.ServerLock(self.engine)
         self._counters = _Counters()
+        self._requirement_ids: dict[str, int] = {}
         self._writer: sa.Connection | None = None
         self._calls: deque[_Call] = deque()
         self._arrived = threading.Condition()
@@ -315,7 +319,7 @@ class Store:
                 connection = self._writing_connection()
                 try:
                     with connection.begin():
-                        session = Session(connection, to_ms(self._clock.now()), self._counters)
+                        session = Session(connection, to_ms(self._clock.now()), self._counters, self._requirement_ids)
                         yield session
                         session.finish()
                 except (sa.exc.DBAPIError, StoreUnavailableError):

@@ -185,6 +185,7 @@ class SharedStore:
             delattr(store, name)  # what a test put in the place of a method
         store._clock = clock
         store._counters = type(store._counters)()
+        store._requirement_ids.clear()
         store.on_commit = lambda _: None
         return store
 

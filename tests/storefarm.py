@@ -36,14 +36,20 @@ def settings(**overrides: str) -> ServerConfig:
 class StoreFarm:
     """What a test does with a store."""
 
-    def __init__(self, store: Store, clock: FakeClock, config: ServerConfig | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: FakeClock,
+        config: ServerConfig | None = None,
+        reader: FarmReader | None = None,
+    ) -> None:
         self.store = store
         self.clock = clock
         self.config = config or settings()
-        self.live_farm = LiveFarm(clock)
-        self.scheduler = Scheduler(store, self.live_farm, clock, self.config)
+        self.reader = reader or FarmReader(LiveFarm(clock), clock)
+        self.live_farm = self.reader.live_farm
+        self.scheduler = Scheduler(store, self.reader, clock, self.config)
         self.machines: list[Machine] = []
-        self._requirement_ids: dict[str, int] = {}
 
     # Jobs
 
@@ -51,7 +57,7 @@ class StoreFarm:
         """Submit jobs and return their ids."""
         graph = jobspec.parse(spec, max_depth=1000)
         with self.store.writing() as session:
-            return lifecycle.submit(session, graph, self._requirement_ids, parent_id, child_ids)
+            return lifecycle.submit(session, graph, parent_id, child_ids)
 
     def add(self, name: str = "Szene-ä", parent: int | None = None, children: Sequence[int] = (), **more: Any) -> int:
         """Submit one job with a command and return its id; `command=None` leaves it without one."""
@@ -172,7 +178,7 @@ class StoreFarm:
     def used(self) -> dict[str, int]:
         """Return what is in use of the resources, without those of which nothing is."""
         with self.store.reading() as connection:
-            used = FarmReader(self.live_farm, self.clock).read(connection).units.used
+            used = self.reader.read(connection).units.used
         return {name: count for name, count in used.items() if count}
 
     def tick(self) -> TickCounts:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from hqueue import __version__, wire
+from hqueue.config import client_label
 from hqueue.errors import InvalidArgumentError, UnknownClientError, UnsupportedError
 from hqueue.lifecycle import Cause, reservations
 from hqueue.lifecycle.clients import apply_to_current, forget
@@ -24,18 +25,14 @@ from hqueue.views.clientattributes import (
     DEFAULT_CLIENT_ATTRIBUTES,
     ClientNames,
     fetch_clients,
-    label_of,
 )
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
-    from hqueue.config import ServerConfig
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 _LONGEST_HISTORY = 100_000
 
@@ -43,11 +40,11 @@ _LONGEST_HISTORY = 100_000
 class Clients:
     """The methods about clients."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, config: ServerConfig, clock: Clock) -> None:
-        self._store = store
-        self._live_farm = live_farm
-        self._config = config
-        self._farm = FarmReader(live_farm, clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._live_farm = context.live_farm
+        self._config = context.config
+        self._farm = context.farm
 
     @exposed()
     def getClients(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:
@@ -255,11 +252,13 @@ class Clients:
             rows.extend(connection.execute(sa.select(*columns).where(client.c.id.in_(part), ~client.c.forgotten)))
         for row in rows:
             if not row.lost:
+                label = client_label(row.hostname, row.name)
                 raise InvalidArgumentError(
-                    f"ids: client {row.id} ({label_of(row)}) still reports; stop it, and remove it once it is lost",
+                    f"ids: client {row.id} ({label}) still reports; stop it, and remove it once it is lost",
                 )
         for row in rows:
-            cause = Cause(f"client {label_of(row)} was removed", max_rescues=self._config.max_rescues)
+            label = client_label(row.hostname, row.name)
+            cause = Cause(f"client {label} was removed", max_rescues=self._config.max_rescues)
             for held in open_runs(connection, row.id):
                 fence(session, held)
                 apply_to_current(session, held, JobEvent.RUN_LOST, cause)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.api.clients import Clients
+from hqueue.api.jobs import Jobs
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job
 
 if TYPE_CHECKING:
-    from hqueue.api.clients import Clients
-    from hqueue.api.jobs import Jobs
-    from hqueue.live import LiveFarm
-    from hqueue.store import Store
+    from hqueue.context import Context
 
 _INFO: Final = (
     "startTime",
@@ -35,11 +34,11 @@ _INFO: Final = (
 class Deprecated:
     """The deprecated methods; they answer as their successors do."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, jobs: Jobs, clients: Clients) -> None:
-        self._store = store
-        self._live_farm = live_farm
-        self._jobs = jobs
-        self._clients = clients
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._live_farm = context.live_farm
+        self._jobs = Jobs(context)
+        self._clients = Clients(context)
 
     @exposed()
     def getinfo(self, id: Any) -> dict[str, Any] | None:

@@ -12,21 +12,17 @@ from hqueue.rpc.method import exposed
 from hqueue.schema import job
 from hqueue.states import JobStatus
 from hqueue.views.explaining import Explainer, jobs_ahead, resources_of
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
-    from hqueue.clock import Clock
-    from hqueue.live import LiveFarm
-    from hqueue.store import Store
+    from hqueue.context import Context
 
 
 class Explanations:
     """The method that says why a job waits."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
-        self._store = store
-        self._live_farm = live_farm
-        self._reader = FarmReader(live_farm, clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._farm = context.farm
 
     @exposed()
     def explainJob(self, job_id: Any) -> dict[str, Any] | None:
@@ -43,7 +39,7 @@ class Explanations:
             row = connection.execute(_EXPLAINED, {"wanted": key}).one_or_none()
             if row is None:
                 return None
-            explainer = Explainer(connection, self._reader, self._live_farm, [row])
+            explainer = Explainer(connection, self._farm, [row])
             if row.status not in _WAITING:
                 nobody = {"total": 0, "free": 0, "reasons": []}
                 summary = explainer.waits_for(row) or f"does not wait: it is {row.status}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import wire
+from hqueue.database import insert_row
 from hqueue.errors import DuplicateNameError, InvalidArgumentError, UnknownClientError, UnknownGroupError
 from hqueue.rpc.arguments import attributes, one_id, optional_ids, shown, text
 from hqueue.rpc.method import exposed
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 GROUP_ATTRIBUTES: Final = ("clients", "id", "name")
 _LONGEST_NAME: Final = 255
@@ -28,8 +30,8 @@ _LONGEST_NAME: Final = 255
 class Groups:
     """The methods about groups of clients."""
 
-    def __init__(self, *, store: Store) -> None:
-        self._store = store
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
 
     @exposed()
     def getClientGroups(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:
@@ -78,10 +80,7 @@ class Groups:
             known = sa.select(client_group.c.id).where(client_group.c.name == wanted)
             if session.connection.execute(known).first() is not None:
                 raise DuplicateNameError(f"name: there is a client group {shown(wanted)} already")
-            result = session.connection.execute(sa.insert(client_group).values(name=wanted))
-            key = result.inserted_primary_key
-            assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
-            return int(key[0])
+            return insert_row(session.connection, client_group, {"name": wanted})
 
         return self._store.write_soon(write)
 

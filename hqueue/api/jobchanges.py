@@ -11,25 +11,22 @@ import sqlalchemy as sa
 
 from hqueue import jobspec, lifecycle
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
+from hqueue.lifecycle.properties import PROPERTIES, Part, hooks_json, values_of
 from hqueue.lifecycle.requirements import read_requirement, requirement_id
 from hqueue.lifecycle.spreading import set_priority
-from hqueue.matching import Condition, conditions_as_dicts, conditions_from, singles_of
+from hqueue.matching import Condition, conditions_as_dicts, conditions_from
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job, job_spec, requirement
 from hqueue.store import WakeScheduler, chunks
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
+    from hqueue.context import Context
     from hqueue.jobspec import JobSpec
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
-
-    _Columns = Mapping[str, tuple[str, Callable[[JobSpec], Any]]]
+    from hqueue.store import Session
 
 _PROPERTIES_CHANGED: Final = "properties changed"
 
@@ -37,10 +34,9 @@ _PROPERTIES_CHANGED: Final = "properties changed"
 class JobChanges:
     """The methods that change jobs other than by an action."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
-        self._store = store
-        self._farm = FarmReader(live_farm, clock)
-        self._requirement_ids: dict[str, int] = {}  # of the requirement table, by digest
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._farm = context.farm
 
     @exposed()
     def setJobPriority(self, ids: Any, priority: Any) -> Future[bool]:
@@ -89,7 +85,7 @@ class JobChanges:
 
         def write(session: Session) -> bool:
             for part in chunks(wanted):
-                self._set_properties(session, part, frozenset(properties), spec)
+                self._set_properties(session, part, frozenset(properties) - {"priority"}, spec)
             if "priority" in properties:
                 _set_priority(session, wanted, spec.priority or 0)
             return True
@@ -158,37 +154,21 @@ class JobChanges:
         if "command" in names:
             _refuse_other_kind(rows, spec)
         found = [row.id for row in rows]
-        _set_columns(session, job.c.id, found, names, _JOB_COLUMNS, spec)
-        _set_columns(session, job_spec.c.job_id, found, names, _SPEC_COLUMNS, spec)
+        _set_columns(session, job.c.id, found, values_of(Part.JOB, spec, names))
+        _set_columns(session, job_spec.c.job_id, found, values_of(Part.SPEC, spec, names))
         if "tags" in names:
             lifecycle.count_in(session, found, lifecycle.is_counted(spec.tags))
-        if names & _HOOKS.keys():
-            self._set_hooks(session, found, names, spec)
+        hooks = values_of(Part.HOOKS, spec, names)
+        if hooks:
+            _set_hooks(session, found, hooks)
         if names & _CONDITIONS_NAMES:
             self._set_conditions(session, found, conditions_from(spec.conditions or ()))
-        changes: dict[str, Any] = {}
-        for name in names & _REQUIRED.keys():
-            changes |= _REQUIRED[name](spec)
+        changes = values_of(Part.REQUIREMENT, spec, names)
         if changes:
             self._replace(session, job.c.id.in_(found), changes)
-        told = ", ".join(sorted(names - {"priority"}))
-        if told:
-            for row in rows:
-                session.record(row.id, _PROPERTIES_CHANGED, row.status, told)
+        for row in rows if names else ():
+            session.record(row.id, _PROPERTIES_CHANGED, row.status, ", ".join(sorted(names)))
         session.after_commit(WakeScheduler())
-
-    def _set_hooks(self, session: Session, ids: Sequence[int], names: frozenset[str], spec: JobSpec) -> None:
-        query = sa.select(job_spec.c.job_id, job_spec.c.hooks_json).where(job_spec.c.job_id.in_(ids))
-        for job_id, text in session.connection.execute(query).all():
-            hooks = json.loads(text) if text else {}
-            for name in names & _HOOKS.keys():
-                hooks[_HOOKS[name]] = getattr(spec, _HOOKS[name])
-            kept = {name: value for name, value in hooks.items() if value}
-            session.connection.execute(
-                sa.update(job_spec)
-                .where(job_spec.c.job_id == job_id)
-                .values(hooks_json=_dumps(kept) if kept else None),
-            )
 
     def _set_conditions(self, session: Session, ids: Sequence[int], conditions: tuple[Condition, ...]) -> None:
         """Give jobs conditions of their own, and what is below roots among them and has the root's."""
@@ -212,7 +192,7 @@ class JobChanges:
                     f"properties: minHosts would be {new.min_hosts} and maxHosts {new.max_hosts}; it must not be more",
                 )
             if new != old:
-                new_id = requirement_id(session, new, self._requirement_ids)
+                new_id = requirement_id(session, new)
                 connection.execute(
                     sa.update(job).where(which, job.c.requirement_id == old_id).values(requirement_id=new_id),
                 )
@@ -226,18 +206,19 @@ def _refuse_other_kind(rows: Sequence[Any], spec: JobSpec) -> None:
             raise JobStateError(f"job {row.id} has {has} command, and that cannot be changed; submit another job")
 
 
-def _set_columns(
-    session: Session,
-    key: sa.Column[Any],
-    ids: Sequence[int],
-    names: frozenset[str],
-    columns: _Columns,
-    spec: JobSpec,
-) -> None:
-    """Set those columns of a table that hold what the names say."""
-    values = {column: make(spec) for name, (column, make) in columns.items() if name in names}
-    if values:
-        session.connection.execute(sa.update(key.table).where(key.in_(ids)).values(values))
+def _set_hooks(session: Session, ids: Sequence[int], hooks: Mapping[str, Any]) -> None:
+    query = sa.select(job_spec.c.job_id, job_spec.c.hooks_json).where(job_spec.c.job_id.in_(ids))
+    for job_id, text in session.connection.execute(query).all():
+        kept = {**(json.loads(text) if text else {}), **hooks}
+        session.connection.execute(
+            sa.update(job_spec).where(job_spec.c.job_id == job_id).values(hooks_json=hooks_json(kept)),
+        )
+
+
+def _set_columns(session: Session, key: sa.Column[Any], ids: Sequence[int], columns: Mapping[str, Any]) -> None:
+    """Set columns of a table for some jobs."""
+    if columns:
+        session.connection.execute(sa.update(key.table).where(key.in_(ids)).values(columns))
 
 
 def _set_priority(session: Session, ids: Sequence[int], priority: int) -> None:
@@ -274,46 +255,10 @@ def _permitting(clients: Any) -> tuple[Condition, ...]:
     return (Condition("hostname:name", "in", ",".join(names)),) if names else ()
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 _CONDITIONS: Final = (
     sa.select(requirement.c.spec_json)
     .join(job, job.c.requirement_id == requirement.c.id)
     .where(job.c.id == sa.bindparam("job"))
 )
-_JOB_COLUMNS: Final[_Columns] = {
-    "name": ("name", lambda spec: spec.name),
-    "triesLeft": ("tries_left", lambda spec: spec.tries),
-}
-_SPEC_COLUMNS: Final[_Columns] = {
-    "command": ("command_json", lambda spec: None if spec.command is None else _dumps(spec.command)),
-    "description": ("description", lambda spec: spec.description),
-    "emailReasons": ("email_reasons", lambda spec: ",".join(spec.email_reasons)),
-    "emailTo": ("email_to", lambda spec: ",".join(spec.email_to)),
-    "environment": ("environment_json", lambda spec: _dumps(dict(spec.environment))),
-    "maxTime": ("max_time_s", lambda spec: spec.max_time_s),
-    "shell": ("shell", lambda spec: spec.shell),
-    "submittedBy": ("submitted_by", lambda spec: spec.submitted_by or ""),
-    "tags": ("tags_json", lambda spec: _dumps(spec.tags)),
-    "triesLeft": ("tries", lambda spec: spec.tries),
-}
-_REQUIRED: Final[dict[str, Callable[[JobSpec], dict[str, Any]]]] = {
-    "command": lambda spec: {"platforms": tuple(sorted(spec.command)) if isinstance(spec.command, dict) else ()},
-    "cpus": lambda spec: {"cpus": spec.cpus},
-    "maxHosts": lambda spec: {"max_hosts": spec.max_hosts},
-    "minHosts": lambda spec: {"min_hosts": spec.min_hosts},
-    "resources": lambda spec: {"resources": tuple(sorted((spec.resources or {}).items()))},
-    "tags": lambda spec: {"singles": singles_of(spec.tags)},
-}
-_HOOKS: Final = {
-    "onCancel": "on_cancel",
-    "onChildError": "on_child_error",
-    "onError": "on_error",
-    "onSuccess": "on_success",
-}
 _CONDITIONS_NAMES: Final = frozenset({"conditions", "host", "hostgroup"})
-_CHANGEABLE: Final = frozenset(
-    {*_JOB_COLUMNS, *_SPEC_COLUMNS, *_REQUIRED, *_HOOKS, *_CONDITIONS_NAMES, "priority"},
-)
+_CHANGEABLE: Final = PROPERTIES.keys() | _CONDITIONS_NAMES

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hqueue import lifecycle
 from hqueue.api import statusnames
 from hqueue.clock import to_ms
+from hqueue.config import client_label
 from hqueue.errors import InvalidArgumentError
 from hqueue.joblogs import RunLog
 from hqueue.lifecycle import Action
@@ -18,24 +19,19 @@ from hqueue.rpc.method import exposed
 from hqueue.schema import client, job, run
 from hqueue.states import FINISHED, JobStatus
 from hqueue.views import jobxml
-from hqueue.views.clientattributes import label_of
+from hqueue.views.attribute import optional_date
 from hqueue.views.jobattributes import (
     DEFAULT_JOB_ATTRIBUTES,
     JOB_ATTRIBUTES,
     NARROW,
-    JobAttributes,
-    optional_date,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
-    from hqueue.config import ServerConfig
-    from hqueue.joblogs import JobLogs
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 _MIB: Final = 1024 * 1024
 _MINUTE_MS: Final = 60_000
@@ -44,12 +40,12 @@ _MINUTE_MS: Final = 60_000
 class Jobs:
     """The methods that read jobs, and those that act on lists of them."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, logs: JobLogs, config: ServerConfig, clock: Clock) -> None:
-        self._store = store
-        self._logs = logs
-        self._config = config
-        self._clock = clock
-        self._attributes = JobAttributes(live_farm=live_farm, clock=clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._logs = context.logs
+        self._config = context.config
+        self._clock = context.clock
+        self._attributes = context.attributes
 
     @exposed(big=True)
     def getJobs(self, ids: Any, attribs: Any = None) -> list[dict[str, Any]]:
@@ -277,8 +273,7 @@ class Jobs:
             if status is None:
                 return None
             rows = connection.execute(_RUN_LOGS, {"job": job_id}).all()
-        runs = [RunLog(row.id, f"attempt {row.attempt} on {label_of(row)}", open=row.closed_at is None) for row in rows]
-        return JobStatus(status), runs
+        return JobStatus(status), [RunLog(row.id, _attempt(row), open=row.closed_at is None) for row in rows]
 
 
 _BIGGEST_INT: Final = 2**31 - 1
@@ -309,12 +304,16 @@ def names_of(attribs: Any) -> list[str]:
     return arguments.attributes(attribs, DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES)
 
 
+def _attempt(row: Any) -> str:
+    return f"attempt {row.attempt} on {client_label(row.hostname, row.name)}"
+
+
 def _shown_run(row: Any) -> dict[str, Any]:
     return {
         "id": row.id,
         "attempt": row.attempt,
         "clientId": row.client_id,
-        "client": label_of(row),
+        "client": client_label(row.hostname, row.name),
         "assignedTime": optional_date(row.assigned_at),
         "startTime": optional_date(row.started_at),
         "endTime": optional_date(row.closed_at),

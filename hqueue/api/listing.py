@@ -19,12 +19,9 @@ from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import counter, event, job, job_edge, job_spec, run
 from hqueue.views import jobxml
-from hqueue.views.jobattributes import JobAttributes
 
 if TYPE_CHECKING:
-    from hqueue.clock import Clock
-    from hqueue.live import LiveFarm
-    from hqueue.store import Store
+    from hqueue.context import Context
 
 DEFAULT_LIMIT: Final = 1_000
 MOST: Final = 10_000
@@ -72,9 +69,9 @@ class _Query:
 class Listing:
     """The methods for those who keep a picture of the queue."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
-        self._store = store
-        self._attributes = JobAttributes(live_farm=live_farm, clock=clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._attributes = context.attributes
 
     @exposed(big=True)
     def listJobs(self, query: Any = None) -> dict[str, Any]:

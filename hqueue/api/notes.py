@@ -11,19 +11,20 @@ import sqlalchemy as sa
 
 from hqueue import wire
 from hqueue.clock import from_ms
+from hqueue.config import client_label
 from hqueue.errors import HQueueError
 from hqueue.lifecycle import notes
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import client, note, note_thread
 from hqueue.store import chunks
-from hqueue.views.clientattributes import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ NOTE_ATTRIBUTES: Final = ("clientHostname", "clientId", "clientLabel", "date", "
 class Notes:
     """The methods about notes and threads."""
 
-    def __init__(self, *, store: Store) -> None:
-        self._store = store
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
 
     @exposed()
     def addNote(self, text: Any, thread_id: Any = None, job_id: Any = None, client_id: Any = None) -> Future[bool]:
@@ -196,7 +197,7 @@ def _owner(row: Any) -> dict[str, Any]:
     return {
         "clientHostname": row.hostname,
         "clientId": row.client_id,
-        "clientLabel": None if row.hostname is None else label_of(row),
+        "clientLabel": None if row.hostname is None else client_label(row.hostname, row.name),
         "id": row.id,
         "jobId": row.job_id,
     }

@@ -8,21 +8,18 @@ import sqlalchemy as sa
 
 from hqueue import __version__
 from hqueue.clock import to_ms
+from hqueue.config import client_label
 from hqueue.errors import StoreUnavailableError
 from hqueue.rpc.method import Page
 from hqueue.schema import job, run
 from hqueue.states import JobStatus
 from hqueue.views.clientattributes import fetch_clients
-from hqueue.views.farmview import FarmReader
-from hqueue.views.jobattributes import JobAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from hqueue.clock import Clock
-    from hqueue.live import LiveFarm
-    from hqueue.store import Store
+    from hqueue.context import Context
 
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 _BIGGEST_ID: Final = 2**63 - 1
@@ -32,13 +29,12 @@ _STATES: Final = ("idle", "running", "disabled", "condemned", "terminating", "lo
 class Pages:
     """The pages: /, /jobs/view/<id>, /health, /metrics."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
-        self._store = store
-        self._live_farm = live_farm
-        self._clock = clock
-        self._started_at_s = clock.monotonic()
-        self._attributes = JobAttributes(live_farm=live_farm, clock=clock)
-        self._farm = FarmReader(live_farm, clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._clock = context.clock
+        self._started_at_s = context.clock.monotonic()
+        self._attributes = context.attributes
+        self._farm = context.farm
 
     def get(self, path: str) -> Page:
         """Return the page for a path.
@@ -149,7 +145,7 @@ def _children(counts: Mapping[str, int]) -> str:
 
 
 def _clients(clients: Iterable[Mapping[str, Any]]) -> str:
-    return _list(f"{each['hostname']}:{each['name']}" if each["name"] else each["hostname"] for each in clients)
+    return _list(client_label(each["hostname"], each["name"]) for each in clients)
 
 
 def _command(command: str | Mapping[str, str]) -> str:

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from datetime import datetime
 
-    from hqueue.clock import Clock
-    from hqueue.config import ServerConfig
-    from hqueue.store import Store
+    from hqueue.context import Context
 
 _LONGEST_COMMAND_NAME: Final = 200
 
@@ -25,11 +23,10 @@ _LONGEST_COMMAND_NAME: Final = 200
 class Queue:
     """The methods about the server, and those that submit."""
 
-    def __init__(self, *, store: Store, config: ServerConfig, clock: Clock) -> None:
-        self._store = store
-        self._config = config
-        self._clock = clock
-        self._requirement_ids: dict[str, int] = {}  # of the requirement table, by digest
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._config = context.config
+        self._clock = context.clock
 
     @exposed(Where.LOOP)
     def ping(self) -> bool:
@@ -140,7 +137,7 @@ class Queue:
         spec = {"name": lines[0].strip()[:_LONGEST_COMMAND_NAME], "command": command}
         graph = jobspec.parse(spec, max_depth=1)
         return self._store.write_soon(
-            lambda session: lifecycle.submit(session, graph, self._requirement_ids)[0],
+            lambda session: lifecycle.submit(session, graph)[0],
         )
 
     def _submit(self, spec: Any, parent_id: int | None, child_ids: list[int]) -> Future[list[int]] | list[int]:
@@ -149,7 +146,7 @@ class Queue:
         if not graph.jobs:
             return []
         return self._store.write_soon(
-            lambda session: lifecycle.submit(session, graph, self._requirement_ids, parent_id, child_ids),
+            lambda session: lifecycle.submit(session, graph, parent_id, child_ids),
         )
 
     @exposed(Where.LOOP)

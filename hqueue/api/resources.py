@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import wire
+from hqueue.database import insert_row
 from hqueue.errors import DuplicateNameError, InvalidArgumentError, JobStateError, UnknownResourceError
 from hqueue.rpc import arguments
 from hqueue.rpc.arguments import shown
 from hqueue.rpc.method import exposed
 from hqueue.schema import resource
 from hqueue.store import WakeScheduler
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from hqueue.clock import Clock
-    from hqueue.live import LiveFarm
-    from hqueue.store import Session, Store
+    from hqueue.context import Context
+    from hqueue.store import Session
 
 _LONGEST_NAME: Final = 255
 _BIGGEST: Final = 2**31 - 1
@@ -31,9 +30,9 @@ _PROPERTIES: Final = ("max", "name", "perMachine")
 class Resources:
     """The methods about resources."""
 
-    def __init__(self, *, store: Store, live_farm: LiveFarm, clock: Clock) -> None:
-        self._store = store
-        self._farm = FarmReader(live_farm, clock)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._farm = context.farm
 
     @exposed()
     def getResources(self, ids: Any = None) -> list[dict[str, Any]]:
@@ -77,11 +76,8 @@ class Resources:
 
         def write(session: Session) -> int:
             _refuse_taken(session, wanted, "name")
-            result = session.connection.execute(sa.insert(resource).values(values))
-            key = result.inserted_primary_key
-            assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
             session.after_commit(WakeScheduler())
-            return int(key[0])
+            return insert_row(session.connection, resource, values)
 
         return self._store.write_soon(write)
 

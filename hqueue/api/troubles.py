@@ -16,18 +16,16 @@ from hqueue.schema import client
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hqueue.clock import Clock
-    from hqueue.errorlog import ErrorLog
-    from hqueue.store import Store
+    from hqueue.context import Context
 
 
 class Troubles:
     """The methods that list errors."""
 
-    def __init__(self, *, store: Store, errors: ErrorLog, clock: Clock) -> None:
-        self._store = store
-        self._errors = errors
-        self._clock = clock
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._errors = context.errors
+        self._clock = context.clock
 
     @exposed()
     def getServerErrors(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from hqueue.cli.screen import Cell
+from hqueue.config import client_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -52,8 +53,8 @@ def clients(job: Mapping[str, Any]) -> str:
 
 
 def label(client: Mapping[str, Any]) -> str:
-    """Return what a client is called: its host, and its name if it has one."""
-    return one_line(":".join(filter(None, (client.get("hostname"), client.get("name")))))
+    """Return what a client is called, in one line."""
+    return one_line(client_label(client["hostname"], client.get("name", "")))
 
 
 def moment(value: Any) -> str:

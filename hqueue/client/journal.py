@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from hqueue.client.platforms import sync_folder
+from hqueue.durability import flush_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +138,7 @@ class Journal:
         if before >= 0:
             os.close(before)
         self._size = self._live_size = len(data)
-        sync_folder(self.path.parent)
+        flush_folder(self.path.parent)
 
 
 def _line(fields: dict[str, Any]) -> bytes:

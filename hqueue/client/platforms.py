@@ -228,17 +228,6 @@ def lock_file(path: Path) -> int | None:
     return descriptor
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut; Windows needs nothing of the kind."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def listen_in(folder: Path) -> socket.socket:
     """Listen for the daemon in the state folder, which nobody else may enter.
 

@@ -19,6 +19,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from hqueue.client import platforms
+from hqueue.durability import flush_folder
 from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,4 +86,4 @@ class StateFolder:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self.path / name)
-        platforms.sync_folder(self.path)
+        flush_folder(self.path)

@@ -11,7 +11,7 @@ To add a setting: one line in ServerConfig or ClientConfig, and for the server i
 Nothing is clamped and nothing is guessed: what cannot be used stops the start, with the place and what was expected.
 """
 
-from hqueue.config.client import ClientConfig, address_url, load_client_config, server_address
+from hqueue.config.client import ClientConfig, address_url, client_label, load_client_config, server_address
 from hqueue.config.folders import NetworkFolder
 from hqueue.config.server import ServerConfig, load_server_config
 
@@ -20,6 +20,7 @@ __all__ = [
     "NetworkFolder",
     "ServerConfig",
     "address_url",
+    "client_label",
     "load_client_config",
     "load_server_config",
     "server_address",

@@ -104,6 +104,11 @@ def _default_state_dir(name: Given | None, environ: Mapping[str, str]) -> Given:
     return Given(str(state_folder(environ) / "client" / folder), "the default", Path.cwd())
 
 
+def client_label(hostname: str, name: str) -> str:
+    """Return what people call a client: `hostname`, or `hostname:name`."""
+    return f"{hostname}:{name}" if name else hostname
+
+
 def server_address(text: str) -> Address:
     """Return where a server is that was given as host, host:port or URL.
 

@@ -4,3 +4,7 @@ calls       what clients call
 heartbeats  a heartbeat that brings news, on its way
 openruns    what output and reports need to know of runs
 """
+
+from hqueue.farm.calls import FarmMethods
+
+__all__ = ["FarmMethods"]

@@ -36,11 +36,7 @@ from hqueue.rpc.method import Where, exposed
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hqueue.clock import Clock
-    from hqueue.config import ServerConfig
-    from hqueue.joblogs import JobLogs
-    from hqueue.live import LiveFarm
-    from hqueue.store import Store
+    from hqueue.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +46,12 @@ _ANSWER_BYTES: Final = 256 * 1024
 class FarmMethods:
     """The calls of clients."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        live_farm: LiveFarm,
-        logs: JobLogs,
-        config: ServerConfig,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._live_farm = live_farm
-        self._config = config
-        self._clock = clock
-        self._runs = OpenRuns(store=store, live_farm=live_farm, logs=logs)
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._live_farm = context.live_farm
+        self._config = context.config
+        self._clock = context.clock
+        self._runs = OpenRuns(store=context.store, live_farm=context.live_farm, logs=context.logs)
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="heartbeat")
 
     def close(self) -> None:

@@ -12,8 +12,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hqueue.durability import flush_folder
 from hqueue.errors import StoreUnavailableError
-from hqueue.joblogs.runfile import RunFile, read_part, sync_folder
+from hqueue.joblogs.runfile import RunFile, read_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -142,7 +143,7 @@ class JobLogs:
                 os.fsync(fd)
                 if with_folders:
                     for folder in (self._folder(job_id), self._folder(job_id).parent, self.root):
-                        sync_folder(folder)
+                        flush_folder(folder)
             except OSError:
                 # A failed fsync can make the kernel forget that the pages never got there: the next one would succeed.
                 with shelf.lock, contextlib.suppress(OSError):

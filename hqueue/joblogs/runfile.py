@@ -139,15 +139,6 @@ def read_part(path: Path, start: int, length: int) -> bytes:
         os.close(fd)
 
 
-def sync_folder(folder: Path) -> None:
-    """Return once the entries of a folder survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _first_line(header_bytes: int, output_bytes: int | None) -> bytes:
     said = "-" * 15 if output_bytes is None else f"{output_bytes:015d}"
     return f"hqueue log 1: {header_bytes:08d} bytes of header, {said} bytes of output\n".encode()

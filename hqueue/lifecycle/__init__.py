@@ -3,6 +3,7 @@
 rows          jobs as the lifecycle sees them, how they are read, and what their changes are called
 status        apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
 links         the existing jobs that a submission names, and what must not be done with them
+properties    where the properties of a specification are stored
 submission    submit(): a graph of specifications becomes jobs
 repeats       submissions that are repeated because their answer was lost
 runs          what is assigned to clients, and how it ends

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.config import client_label
 from hqueue.lifecycle import notes
 from hqueue.lifecycle.requirements import give, read_requirement, requirement_id
 from hqueue.schema import client, client_failure, job, requirement, root_block
@@ -164,7 +165,7 @@ def _tell(session: Session, root_id: int, client_ids: list[int], max_failures: i
         return
     query = sa.select(client.c.hostname, client.c.name).where(client.c.id.in_(client_ids)).order_by(client.c.id)
     for hostname, name in session.connection.execute(query).all():
-        label = f"{hostname}:{name}" if name else hostname
+        label = client_label(hostname, name)
         text = f"client {label} is blocked for this job and those below it: they failed there {max_failures} times"
         session.record(root_id, "note", status, text)
         notes.add(session, text, job_id=root_id)
@@ -193,11 +194,10 @@ def _move(session: Session, root_id: int, blocked: tuple[int, ...], after: int) 
             sa.select(requirement.c.id, requirement.c.spec_json).where(requirement.c.id.in_(part))
         )
         texts.update((key, text) for key, text in found)
-    known: dict[str, int] = {}
     for key, job_ids in members.items():
         wanted = read_requirement(texts[key])
         if wanted.blocked != blocked:
-            right = requirement_id(session, replace(wanted, blocked=blocked), known)
+            right = requirement_id(session, replace(wanted, blocked=blocked))
             for some in chunks(job_ids):
                 connection.execute(sa.update(job).where(job.c.id.in_(some)).values(requirement_id=right))
     session.after_commit(WakeScheduler())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import insert_row
 from hqueue.lifecycle.deletion import delete, missed_roots, rehome
 from hqueue.lifecycle.rows import ancestors, statuses
 from hqueue.lifecycle.spreading import SPREADING, Change
@@ -245,11 +246,9 @@ def _note(
         return
     given = None if value is None else json.dumps(value, ensure_ascii=False)
     values = {"action": action.value, "phase": _SPREAD, "created_at": session.now_ms, "value_json": given}
-    result = session.connection.execute(sa.insert(bulk).values(values))
-    key = result.inserted_primary_key
-    assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
-    _insert(session, key[0], job_ids)
-    _insert(session, key[0], gone_roots, state=_GONE_ROOT)
+    key = insert_row(session.connection, bulk, values)
+    _insert(session, key, job_ids)
+    _insert(session, key, gone_roots, state=_GONE_ROOT)
     session.after_commit(RunBulk())
 
 

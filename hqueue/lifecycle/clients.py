@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import insert_row
 from hqueue.errors import ClientRefusedError
 from hqueue.lifecycle import notes, reservations, troubles
 from hqueue.lifecycle.runs import (
@@ -51,10 +52,7 @@ def register(session: Session, identity: Identity, ip: str, max_rescues: int = M
     session.after_commit(WakeScheduler())
     if known is None:
         values |= {"description": "", "rules_json": "[]", "disabled": False, "refusals": 0, "refused_until": 0}
-        result = connection.execute(sa.insert(client).values(label_key=identity.label_key, **values))
-        key = result.inserted_primary_key
-        assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
-        return int(key[0])
+        return insert_row(connection, client, values | {"label_key": identity.label_key})
     if known.key == identity.key and identity.incarnation < known.incarnation and not known.forgotten:
         raise ClientRefusedError(f"a newer daemon of {identity.label} has registered; this one is to stop")
     if known.key != identity.key:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from hqueue.database import listed
+from hqueue.database import insert_row, listed
 from hqueue.schema import client, job, note, note_thread
 
 if TYPE_CHECKING:
@@ -60,10 +60,7 @@ def _thread_of(connection: sa.Connection, owner: sa.Column[Any], owner_id: int) 
 
 
 def _new_thread(connection: sa.Connection, values: dict[str, int]) -> int:
-    owner = {"job_id": None, "client_id": None} | values
-    key = connection.execute(sa.insert(note_thread).values(owner)).inserted_primary_key
-    assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
-    return int(key[0])
+    return insert_row(connection, note_thread, {"job_id": None, "client_id": None} | values)
 
 
 class LatestNote(NamedTuple):

@@ -7,38 +7,31 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from hqueue.database import insert_row
 from hqueue.matching import Requirement
 from hqueue.schema import job, requirement
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     from hqueue.store import Session
 
 # Requirements never change, and jobs share them.
 read_requirement = lru_cache(maxsize=16384)(Requirement.from_json)
 
 
-def requirement_id(session: Session, wanted: Requirement, known: MutableMapping[str, int]) -> int:
-    """Return the id of a requirement, stored now if it is new.
-
-    `known` is a cache of the table, digest to id, kept for the store's lifetime.
-    """
-    text = wanted.to_json()
+def requirement_id(session: Session, wanted: Requirement) -> int:
+    """Return the id of a requirement, stored now if it is new."""
+    text, known = wanted.to_json(), session.requirement_ids
     digest = Requirement.digest(text)
     key = session.recall(known, digest)
     if key is None:
         key = session.connection.execute(sa.select(requirement.c.id).where(requirement.c.digest == digest)).scalar()
         if key is None:
-            result = session.connection.execute(sa.insert(requirement).values(digest=digest, spec_json=text))
-            stored = result.inserted_primary_key
-            assert stored is not None  # noqa: S101 - every database gives the id of the row it has just stored
-            key = stored[0]
+            key = insert_row(session.connection, requirement, {"digest": digest, "spec_json": text})
         session.remember(known, digest, key)
     return int(key)
 
 
 def give(session: Session, job_id: int, wanted: Requirement) -> None:
     """Let a job need something else."""
-    key = requirement_id(session, wanted, {})
+    key = requirement_id(session, wanted)
     session.connection.execute(sa.update(job).where(job.c.id == job_id).values(requirement_id=key))

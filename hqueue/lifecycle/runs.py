@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.config import client_label
 from hqueue.lifecycle import blocklist, notes, reservations, troubles
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
@@ -173,9 +174,9 @@ def _still_runnable(session: Session, wanted: Mapping[int, Placement]) -> dict[i
 
 
 def client_labels(connection: sa.Connection, client_ids: Sequence[int]) -> dict[int, str]:
-    """Return what people call the clients: `hostname`, or `hostname:name`."""
+    """Return what people call the clients."""
     rows = connection.execute(_LABELS, {"clients": client_ids})
-    return {row.id: f"{row.hostname}:{row.name}" if row.name else row.hostname for row in rows}
+    return {row.id: client_label(row.hostname, row.name) for row in rows}
 
 
 def open_runs(connection: sa.Connection, client_id: int) -> list[RunRow]:

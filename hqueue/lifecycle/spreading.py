@@ -77,11 +77,10 @@ def _spread_conditions(session: Session, root_id: int, cursor: int, given: list[
         if row.inherits_conditions:
             members[row.spec_json].append(row.id)
     conditions = conditions_from(given)
-    known: dict[str, int] = {}
     for text, ids in members.items():
         wanted = read_requirement(text)
         if wanted.conditions != conditions:
-            right = requirement_id(session, replace(wanted, conditions=conditions), known)
+            right = requirement_id(session, replace(wanted, conditions=conditions))
             session.connection.execute(sa.update(job).where(job.c.id.in_(ids)).values(requirement_id=right))
     session.after_commit(WakeScheduler())
     return [], rows[-1].id if len(rows) == _STEP else None

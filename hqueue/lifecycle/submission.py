@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle import blocklist, repeats, trees
+from hqueue.lifecycle import blocklist, properties, repeats, trees
 from hqueue.lifecycle.bulk import fall_under
 from hqueue.lifecycle.links import Attachment, record_additions
+from hqueue.lifecycle.properties import Part
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import Cause, apply
-from hqueue.matching import Condition, Requirement, conditions_from, singles_of
+from hqueue.matching import Condition, Requirement, conditions_from
 from hqueue.schema import job, job_edge, job_spec, requirement
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus, by_children
 from hqueue.store import Session, WakeScheduler, chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from hqueue.jobspec import JobSpec, SpecGraph
 
 T = TypeVar("T")
-
-_HOOKS: Final = ("on_success", "on_error", "on_cancel", "on_child_error")
 
 
 class _Submission:
@@ -38,13 +36,11 @@ class _Submission:
         graph: SpecGraph,
         parent_id: int | None,
         child_ids: Sequence[int],
-        requirement_ids: MutableMapping[str, int],
     ) -> None:
         self._session = session
         self._connection = session.connection
         self._graph = graph
         self._jobs = graph.jobs
-        self._requirement_ids = requirement_ids
         self._requirements: dict[Requirement, int] = {}
         self._conditions_of: dict[int, tuple[Condition, ...]] = {}  # existing roots
         self._attached = Attachment(self._connection, graph, parent_id, child_ids)
@@ -70,12 +66,13 @@ class _Submission:
             conditions = self._conditions(index, roots, first_id)
             status = statuses[index]
             job_rows.append(
-                {
+                properties.values_of(Part.JOB, spec)
+                | {
                     "id": first_id + index,
                     "root_id": roots[index],
                     "is_root": not parents_of[index],
                     "status": status,
-                    "requirement_id": self._requirement_id(_requirement(spec, conditions)),
+                    "requirement_id": self._requirement_id(spec, conditions),
                     "priority": priorities[index],
                     "has_command": spec.command is not None,
                     "command_done": False,
@@ -91,13 +88,11 @@ class _Submission:
                         for name, value in zip(trees.NAMES, trees.numbers(sums[index]), strict=True)
                     },
                     "attempts": 0,
-                    "tries_left": spec.tries,
                     "rescues": 0,
                     "progress": 0.0,
                     "queued_at": now,
                     "runnable_at": now if status is JobStatus.RUNNABLE else None,
                     "ended_at": now if status in SETTLED else None,
-                    "name": spec.name,
                 },
             )
             spec_rows.append(_spec_row(first_id + index, spec, submitters[index]))
@@ -165,10 +160,11 @@ class _Submission:
             self._conditions_of[root_id] = Requirement.from_json(text).conditions if text else ()
         return self._conditions_of[root_id]
 
-    def _requirement_id(self, wanted: Requirement) -> int:
+    def _requirement_id(self, spec: JobSpec, conditions: tuple[Condition, ...]) -> int:
+        wanted = Requirement(conditions=conditions, **properties.values_of(Part.REQUIREMENT, spec))
         known = self._requirements.get(wanted)
         if known is None:
-            known = self._requirements[wanted] = requirement_id(self._session, wanted, self._requirement_ids)
+            known = self._requirements[wanted] = requirement_id(self._session, wanted)
         return known
 
     def _statuses(self, paused: Sequence[bool]) -> tuple[list[JobStatus], list[int], list[int]]:
@@ -308,13 +304,11 @@ _ADD_CHILDREN: Final = (
 def submit(
     session: Session,
     graph: SpecGraph,
-    requirement_ids: MutableMapping[str, int],
     parent_id: int | None = None,
     child_ids: Sequence[int] = (),
 ) -> list[int]:
     """Store the jobs of a graph and return their ids, in the graph's order.
 
-    `requirement_ids` is a cache of the requirement table, digest to id, kept for the store's lifetime.
     A submission that has a submissionId and is stored already is not stored again.
     Errors: UnknownJobError, CyclicGraphError, JobStateError, InvalidSpecError; nothing is stored then.
     """
@@ -322,7 +316,7 @@ def submit(
     known = None if key is None else repeats.find(session, key)
     if known is not None:
         return known
-    ids = _Submission(session, graph, parent_id, child_ids, requirement_ids).run()
+    ids = _Submission(session, graph, parent_id, child_ids).run()
     if key is not None:
         repeats.keep(session, key, ids)
     return ids
@@ -347,44 +341,15 @@ def _children_first(jobs: Sequence[JobSpec]) -> list[int]:
     return order
 
 
-def _requirement(spec: JobSpec, conditions: tuple[Condition, ...]) -> Requirement:
-    return Requirement(
-        conditions=conditions,
-        cpus=spec.cpus,
-        singles=singles_of(spec.tags),
-        platforms=tuple(sorted(spec.command)) if isinstance(spec.command, dict) else (),
-        resources=tuple(sorted(spec.resources.items())) if spec.resources else (),
-        min_hosts=spec.min_hosts,
-        max_hosts=spec.max_hosts,
-    )
-
-
 def _spec_row(job_id: int, spec: JobSpec, submitted_by: str) -> dict[str, Any]:
-    hooks = {name: value for name in _HOOKS if (value := getattr(spec, name))}
-    return {
+    return properties.values_of(Part.SPEC, spec) | {
         "job_id": job_id,
-        "command_json": None if spec.command is None else _dumps(spec.command),
-        "shell": spec.shell,
-        "environment_json": _dumps(dict(spec.environment)) if spec.environment else "{}",
-        "tags_json": _dumps(spec.tags) if spec.tags else "[]",
         "inherits_conditions": spec.conditions is None,
-        "max_time_s": spec.max_time_s,
-        "tries": spec.tries,
-        "description": spec.description,
         "submitted_by": submitted_by,
-        "email_to": ",".join(spec.email_to),
-        "email_reasons": ",".join(spec.email_reasons),
-        "hooks_json": _dumps(hooks) if hooks else None,
+        "hooks_json": properties.hooks_json(properties.values_of(Part.HOOKS, spec)),
         "show_blocked_warning": True,
     }
 
 
 def _is_counted(spec: JobSpec) -> bool:
     return spec.command is not None and trees.is_counted(spec.tags)
-
-
-_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def _dumps(value: Any) -> str:
-    return _encode(value)

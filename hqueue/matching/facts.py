@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hqueue.config import client_label
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -24,7 +26,7 @@ class ClientFacts:
     @property
     def label(self) -> str:
         """Return what people call it."""
-        return f"{self.hostname}:{self.name}" if self.name else self.hostname
+        return client_label(self.hostname, self.name)
 
 
 @dataclass(frozen=True, slots=True)

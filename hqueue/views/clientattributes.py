@@ -15,10 +15,12 @@ import sqlalchemy as sa
 
 from hqueue import __version__
 from hqueue.clock import from_ms
+from hqueue.config import client_label
 from hqueue.lifecycle.notes import NO_THREAD, LatestNote, latest_notes_of_clients
 from hqueue.matching import Standing, same_host
 from hqueue.schema import client, client_group_member, job, reservation, run
 from hqueue.store import chunks
+from hqueue.views.attribute import Attribute, columns_of, from_json, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,14 +31,6 @@ if TYPE_CHECKING:
 
 
 UNKNOWN: Final = -1  # idle minutes, free memory, free disk of a client that is not reporting
-
-
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """An attribute: the columns of a client's row, and what makes its value."""
-
-    columns: tuple[sa.Column[Any], ...]
-    make: Callable[[Any, Batch], Any]
 
 
 class Batch:
@@ -119,8 +113,7 @@ class _Plan:
 
 @lru_cache(maxsize=256)
 def _plan(names: tuple[str, ...]) -> _Plan:
-    columns = dict.fromkeys([client.c.id, *(column for name in names for column in CLIENT_ATTRIBUTES[name].columns)])
-    query = sa.select(*columns).where(~client.c.forgotten)
+    query = sa.select(*columns_of(CLIENT_ATTRIBUTES, ("id", *names))).where(~client.c.forgotten)
     return _Plan(
         everything=query.order_by(client.c.id),
         some=query.where(client.c.id.in_(sa.bindparam("ids", expanding=True))),
@@ -128,17 +121,7 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     )
 
 
-def label_of(row: Any) -> str:
-    """Return what people call a client: `hostname`, or `hostname:name`."""
-    return f"{row.hostname}:{row.name}" if row.name else str(row.hostname)
-
-
-def _plain(column: sa.Column[Any]) -> Attribute:
-    name = column.name
-    return Attribute((column,), lambda row, _batch: getattr(row, name))
-
-
-def _live(field: str, column: sa.Column[Any] | None = None) -> Attribute:
+def _live(field: str, column: sa.Column[Any] | None = None) -> Attribute[Batch]:
     """Return an attribute that heartbeats bring; without them the stored one, or UNKNOWN."""
 
     def make(row: Any, batch: Batch) -> Any:
@@ -147,12 +130,12 @@ def _live(field: str, column: sa.Column[Any] | None = None) -> Attribute:
             return getattr(live, field)
         return UNKNOWN if column is None else getattr(row, column.name)
 
-    return Attribute(() if column is None else (column,), make)
+    return Attribute(make, () if column is None else (column,))
 
 
-def _machine(key: str, default: Any) -> Attribute:
+def _machine(key: str, default: Any) -> Attribute[Batch]:
     """Return an attribute of the machine that its client sent when it registered."""
-    return Attribute((client.c.machine_json,), lambda row, _batch: json.loads(row.machine_json).get(key, default))
+    return Attribute(lambda row, _batch: json.loads(row.machine_json).get(key, default), (client.c.machine_json,))
 
 
 def _last_heartbeat(row: Any, batch: Batch) -> datetime:
@@ -195,37 +178,37 @@ _FLAGS: Final = (
     client.c.rules_json,
 )
 
-CLIENT_ATTRIBUTES: Final[dict[str, Attribute]] = {
-    "available": Attribute(_FLAGS, _available),
-    "availabilityRules": Attribute((client.c.rules_json,), lambda row, _batch: json.loads(row.rules_json)),
-    "cpus": _plain(client.c.cpus),
-    "cpuSpeed": _plain(client.c.cpu_speed),
-    "description": _plain(client.c.description),
-    "disabled": _plain(client.c.disabled),
+CLIENT_ATTRIBUTES: Final[dict[str, Attribute[Batch]]] = {
+    "available": Attribute(_available, _FLAGS),
+    "availabilityRules": from_json(client.c.rules_json),
+    "cpus": plain(client.c.cpus),
+    "cpuSpeed": plain(client.c.cpu_speed),
+    "description": plain(client.c.description),
+    "disabled": plain(client.c.disabled),
     "diskCapacity": _machine("diskCapacity", 0),
     "freeDisk": _live("free_disk_kb"),
     "freeMemory": _live("free_memory_kb"),
     "gpus": _machine("gpus", []),
-    "groups": Attribute((), lambda row, batch: batch.groups.get(row.id, [])),
-    "hostname": _plain(client.c.hostname),
-    "id": _plain(client.c.id),
+    "groups": Attribute(lambda row, batch: batch.groups.get(row.id, [])),
+    "hostname": plain(client.c.hostname),
+    "id": plain(client.c.id),
     "idleTime": _live("idle_minutes"),
     "installLocation": _machine("installLocation", ""),
-    "ip": _plain(client.c.ip),
-    "label": Attribute(_LABEL, lambda row, _batch: label_of(row)),
-    "lastHeartbeat": Attribute((client.c.last_heartbeat_at,), _last_heartbeat),
-    "latestNote": Attribute((), lambda row, batch: batch.notes.get(row.id, NO_THREAD).text),
+    "ip": plain(client.c.ip),
+    "label": Attribute(lambda row, _batch: client_label(row.hostname, row.name), _LABEL),
+    "lastHeartbeat": Attribute(_last_heartbeat, (client.c.last_heartbeat_at,)),
+    "latestNote": Attribute(lambda row, batch: batch.notes.get(row.id, NO_THREAD).text),
     "load": _live("load", client.c.load),
     "memory": _machine("memory", 0),
-    "name": _plain(client.c.name),
-    "needsUpgrade": Attribute((client.c.version,), lambda row, _batch: row.version != __version__),
-    "platform": _plain(client.c.platform),
-    "port": _plain(client.c.port),
-    "runningJobs": Attribute((), lambda row, batch: batch.running_jobs.get(row.id, [])),
-    "state": Attribute((*_FLAGS, client.c.last_heartbeat_at), lambda row, batch: _state(row, batch)[0]),
-    "stateReason": Attribute((*_FLAGS, client.c.last_heartbeat_at), lambda row, batch: _state(row, batch)[1]),
-    "threadId": Attribute((), lambda row, batch: batch.notes.get(row.id, NO_THREAD).thread_id),
-    "version": _plain(client.c.version),
+    "name": plain(client.c.name),
+    "needsUpgrade": Attribute(lambda row, _batch: row.version != __version__, (client.c.version,)),
+    "platform": plain(client.c.platform),
+    "port": plain(client.c.port),
+    "runningJobs": Attribute(lambda row, batch: batch.running_jobs.get(row.id, [])),
+    "state": Attribute(lambda row, batch: _state(row, batch)[0], (*_FLAGS, client.c.last_heartbeat_at)),
+    "stateReason": Attribute(lambda row, batch: _state(row, batch)[1], (*_FLAGS, client.c.last_heartbeat_at)),
+    "threadId": Attribute(lambda row, batch: batch.notes.get(row.id, NO_THREAD).thread_id),
+    "version": plain(client.c.version),
 }
 DEFAULT_CLIENT_ATTRIBUTES: Final = tuple(CLIENT_ATTRIBUTES)
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.config import client_label
 from hqueue.matching import Explanation, explain
 from hqueue.schema import client, job, resource, run
 from hqueue.states import JobStatus
 from hqueue.store import chunks
-from hqueue.views.farmview import FarmReader, farm_names
+from hqueue.views.farmview import farm_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hqueue.live import LiveFarm
     from hqueue.matching import FarmNames, Hold, Requirement
-    from hqueue.views.farmview import FarmView
+    from hqueue.views.farmview import FarmReader, FarmView
 
 _MOST_AHEAD: Final = 1_000_000
 _WAITS: Final = {
@@ -30,11 +30,11 @@ _WAITS: Final = {
 class Explainer:
     """What keeps the jobs of one call from the farm's clients; the farm is read when the first job needs it."""
 
-    def __init__(self, connection: sa.Connection, reader: FarmReader, live_farm: LiveFarm, rows: Sequence[Any]) -> None:
+    def __init__(self, connection: sa.Connection, reader: FarmReader, rows: Sequence[Any]) -> None:
         self._connection = connection
         self._rows = rows
         self._reader = reader
-        self._holds = live_farm.holds
+        self._holds = reader.live_farm.holds
         self._found: dict[tuple[int, tuple[Hold, ...]], Explanation] = {}
 
     @cached_property
@@ -74,7 +74,7 @@ class Explainer:
         """The client of an earlier run that is not over yet, for those of the jobs that wait for its end."""
         waiting = [row.id for row in self._rows if row.status == JobStatus.RUNNABLE]
         found = (row for part in chunks(waiting) for row in self._connection.execute(_EARLIER_RUNS, {"jobs": part}))
-        return {row.open_job_id: f"{row.hostname}:{row.name}" if row.name else row.hostname for row in found}
+        return {row.open_job_id: client_label(row.hostname, row.name) for row in found}
 
     def waits_for(self, row: Any) -> str:
         """Return in a sentence what a job waits for, "" for one that does not wait."""

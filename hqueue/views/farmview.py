@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from hqueue.matching import Rule
 
 _NO_GROUPS: Final[frozenset[str]] = frozenset()
-_MOST_KEPT: Final = 50_000
 
 
 class _Known(NamedTuple):
@@ -54,17 +53,21 @@ class FarmView:
 
 
 class FarmReader:
-    """Reads the farm; what has not changed since the last time is not built again.
+    """Reads the farm, for any number of threads; what has not changed since the last time is not built again.
 
+    What is kept is replaced, never emptied: another thread may be reading it.
     `zone` is that of the availability rules: None for the machine's own.
     """
 
-    def __init__(self, live_farm: LiveFarm, clock: Clock, zone: tzinfo | None = None) -> None:
+    def __init__(
+        self, live_farm: LiveFarm, clock: Clock, zone: tzinfo | None = None, *, most_kept: int = 50_000
+    ) -> None:
         self.live_farm = live_farm
+        self._most_kept = most_kept
         self._clock = clock
         self._zone = zone
         self._known: dict[int, _Known] = {}
-        self.known: dict[int, Requirement] = {}  # by id, as far as they were asked for
+        self._requirements: dict[int, Requirement] = {}  # by id, as far as they were asked for
 
     def read(self, connection: sa.Connection) -> FarmView:
         """Return the farm as it is."""
@@ -129,13 +132,14 @@ class FarmReader:
 
     def requirements(self, connection: sa.Connection, keys: Iterable[int]) -> Mapping[int, Requirement]:
         """Return the requirements known so far; those asked for are among them."""
-        if len(self.known) > _MOST_KEPT:
-            self.known.clear()
-        missing = [key for key in keys if key not in self.known]
+        known = self._requirements
+        if len(known) > self._most_kept:
+            known = self._requirements = {}
+        missing = [key for key in keys if key not in known]
         for part in chunks(missing):
             for key, text in connection.execute(_REQUIREMENTS, {"keys": part}):
-                self.known[key] = read_requirement(text)
-        return self.known
+                known[key] = read_requirement(text)
+        return known
 
 
 def farm_names(connection: sa.Connection, clients: Sequence[ClientView]) -> FarmNames:

@@ -6,7 +6,6 @@ statement per kind for all the jobs together, made when the first value needs it
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,8 +22,8 @@ from hqueue.lifecycle.runs import fraction
 from hqueue.matching import conditions_as_dicts
 from hqueue.schema import client, event, job, job_edge, job_spec, requirement, reservation, run
 from hqueue.states import SETTLED, JobStatus
+from hqueue.views.attribute import Attribute, Shape, columns_of, date, from_json, optional_date, plain
 from hqueue.views.explaining import Explainer
-from hqueue.views.farmview import FarmReader
 from hqueue.views.rollups import UNKNOWN_ETA, Rollups
 
 if TYPE_CHECKING:
@@ -32,33 +31,18 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from hqueue.clock import Clock
-    from hqueue.live import LiveFarm
-
-
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """An attribute: the columns of a job's row, its specification or its requirement, and what makes its value."""
-
-    columns: tuple[sa.Column[Any], ...]
-    make: Callable[[Any, Batch], Any]
+    from hqueue.views.farmview import FarmReader
 
 
 class Batch:
     """The jobs of one call, and what other tables say of all of them together."""
 
-    def __init__(
-        self,
-        connection: sa.Connection,
-        live_farm: LiveFarm,
-        reader: FarmReader,
-        now_ms: int,
-        rows: Sequence[Any],
-    ) -> None:
+    def __init__(self, connection: sa.Connection, farm: FarmReader, now_ms: int, rows: Sequence[Any]) -> None:
         self._connection = connection
-        self._reader = reader
+        self._farm = farm
         self.rows = rows
         self.now_ms = now_ms
-        self.live_farm = live_farm
+        self.live_farm = farm.live_farm
 
     @cached_property
     def children(self) -> Mapping[int, list[int]]:
@@ -130,7 +114,7 @@ class Batch:
     @cached_property
     def explainer(self) -> Explainer:
         """Why those of the jobs that wait do so."""
-        return Explainer(self._connection, self._reader, self.live_farm, self.rows)
+        return Explainer(self._connection, self._farm, self.rows)
 
     def progress(self, row: Any) -> float:
         """Return how far a job's command is: what its client said last, else what is stored."""
@@ -152,10 +136,9 @@ class Batch:
 class JobAttributes:
     """Reads attributes of jobs."""
 
-    def __init__(self, *, live_farm: LiveFarm, clock: Clock) -> None:
-        self._live_farm = live_farm
+    def __init__(self, farm: FarmReader, clock: Clock) -> None:
+        self._farm = farm
         self._clock = clock
-        self._reader = FarmReader(live_farm, clock)
 
     def fetch(
         self,
@@ -176,7 +159,7 @@ class JobAttributes:
             rows = connection.execute(plan.one, {"id": job_ids[0]}).all()
         else:
             rows = connection.execute(plan.many, {"ids": job_ids}).all()
-        return Batch(connection, self._live_farm, self._reader, to_ms(self._clock.now()), rows)
+        return Batch(connection, self._farm, to_ms(self._clock.now()), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +172,7 @@ class _Plan:
 
 @lru_cache(maxsize=256)
 def _plan(names: tuple[str, ...]) -> _Plan:
-    columns = dict.fromkeys([job.c.id, *(column for name in names for column in JOB_ATTRIBUTES[name].columns)])
+    columns = columns_of(JOB_ATTRIBUTES, ("id", *names))
     query = sa.select(*columns)
     tables = {column.table for column in columns}
     if job_spec in tables:
@@ -202,44 +185,33 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     )
 
 
-def optional_date(milliseconds: int | None) -> datetime | None:
-    """Return a moment of the store for the wire; None where it is unset."""
-    return None if milliseconds is None else from_ms(milliseconds)
-
-
-def _plain(column: sa.Column[Any]) -> Attribute:
-    name = column.name
-    return Attribute((column,), lambda row, _batch: getattr(row, name))
-
-
-def _date(column: sa.Column[Any]) -> Attribute:
-    name = column.name
-    return Attribute((column,), lambda row, _batch: optional_date(getattr(row, name)))
-
-
-def _json(column: sa.Column[Any]) -> Attribute:
-    name = column.name
-
-    def make(row: Any, _batch: Batch) -> Any:
-        text = getattr(row, name)
-        return None if text is None else json.loads(text)
-
-    return Attribute((column,), make)
-
-
-def _required(make: Callable[[Any], Any]) -> Attribute:
+def _required(make: Callable[[Any], Any]) -> Attribute[Batch]:
     """Return an attribute that is part of the requirement."""
-    return Attribute((requirement.c.spec_json,), lambda row, _batch: make(read_requirement(row.spec_json)))
+    return Attribute(lambda row, _batch: make(read_requirement(row.spec_json)), (requirement.c.spec_json,))
 
 
-def _run_date(column: str) -> Attribute:
+def _related(
+    related: Callable[[Batch], Mapping[int, list[Any]]],
+    *columns: sa.Column[Any],
+    key: Callable[[Any], tuple[Any, ...]] = tuple,
+) -> Attribute[Batch]:
+    """Return an attribute that lists what is related to a job."""
+    return Attribute(lambda row, batch: related(batch).get(row.id, []), also=columns, related=related, key=key)
+
+
+def _note(make: Callable[[LatestNote], Any]) -> Attribute[Batch]:
+    """Return an attribute that is part of the note thread."""
+    return Attribute(lambda row, batch: make(batch.notes.get(row.id, NO_THREAD)), related=lambda batch: batch.notes)
+
+
+def _run_date(column: str) -> Attribute[Batch]:
     def make(row: Any, batch: Batch) -> datetime | None:
         if row.started_at is None:
             return None
         last = batch.last_runs.get(row.id)
         return None if last is None else optional_date(getattr(last, column))
 
-    return Attribute((job.c.started_at,), make)
+    return Attribute(make, also=(job.c.started_at,), related=lambda batch: batch.last_runs)
 
 
 def _start_time(row: Any, batch: Batch) -> datetime | None:
@@ -290,62 +262,80 @@ def _child_counts(row: Any, _batch: Batch) -> dict[str, int]:
 
 
 _TREE: Final = (job.c.children_total,)
-_PROGRESS: Final = (job.c.progress, job.c.run_id)
-_QUEUED: Final = (job.c.requirement_id, job.c.priority, job.c.root_id)
-_WAITING: Final = (*_QUEUED, job.c.status, job.c.children_total, job.c.children_unsettled)
+_QUEUED: Final = (job.c.priority, job.c.root_id)
 _COUNTERS: Final = (job.c.children_total, job.c.children_unsettled, job.c.children_unsuccessful)
+_AT_WORK: Final = (*_TREE, job.c.run_id)
 
-_DEFAULT: Final[dict[str, Attribute]] = {
-    "availabilityRules": Attribute((), lambda _row, _batch: []),  # clients have them; HQueue lists it for jobs too
-    "childCounts": Attribute(_COUNTERS, _child_counts),
-    "children": Attribute(_TREE, lambda row, batch: batch.children.get(row.id, [])),
-    "clients": Attribute((job.c.attempts,), lambda row, batch: batch.clients.get(row.id, [])),
-    "clientsOnHold": Attribute((), lambda row, batch: batch.explainer.clients_on_hold(row.id)),
+_DEFAULT: Final[dict[str, Attribute[Batch]]] = {
+    "availabilityRules": Attribute(lambda _row, _batch: []),  # clients have them; HQueue lists it for jobs too
+    "childCounts": Attribute(_child_counts, _COUNTERS),
+    "children": _related(lambda batch: batch.children, *_TREE),
+    "clients": _related(
+        lambda batch: batch.clients, job.c.attempts, key=lambda ran: tuple([each["id"] for each in ran])
+    ),
+    "clientsOnHold": Attribute(
+        lambda row, batch: batch.explainer.clients_on_hold(row.id), related=lambda batch: batch.live_farm.holds
+    ),
     "conditions": _required(lambda wanted: conditions_as_dicts(wanted.conditions)),
     "cpus": _required(lambda wanted: wanted.cpus),
-    "description": _plain(job_spec.c.description),
-    "endTime": _date(job.c.ended_at),
-    "ETA": Attribute((*_TREE, *_PROGRESS, job.c.status, job.c.started_at), _eta),
-    "id": _plain(job.c.id),
-    "latestNote": Attribute((), lambda row, batch: batch.notes.get(row.id, NO_THREAD).text),
-    "logs": Attribute((), lambda row, batch: batch.logs.get(row.id, [])),
-    "name": _plain(job.c.name),
-    "overallProgress": Attribute((*_TREE, *_PROGRESS, job.c.status, job.c.counted), _overall_progress),
-    "parents": Attribute((job.c.is_root,), lambda row, batch: batch.parents.get(row.id, [])),
-    "priority": _plain(job.c.priority),
-    "progress": Attribute(_PROGRESS, lambda row, batch: batch.progress(row)),
-    "queueTime": _date(job.c.queued_at),
+    "description": plain(job_spec.c.description),
+    "endTime": date(job.c.ended_at),
+    "ETA": Attribute(_eta, (job.c.status,), own=_AT_WORK, also=(job.c.progress, job.c.started_at), elsewhere=True),
+    "id": plain(job.c.id, Shape.NUMBER),
+    "latestNote": _note(lambda note: note.text),
+    "logs": Attribute(lambda row, batch: batch.logs.get(row.id, []), shape=Shape.LOG, elsewhere=True),
+    "name": plain(job.c.name, Shape.TEXT),
+    "overallProgress": Attribute(
+        _overall_progress, (job.c.status, job.c.counted, job.c.progress), own=_AT_WORK, elsewhere=True
+    ),
+    "parents": _related(lambda batch: batch.parents, job.c.is_root),
+    "priority": plain(job.c.priority),
+    "progress": Attribute(lambda row, batch: batch.progress(row), (job.c.progress,), own=(job.c.run_id,)),
+    "queueTime": date(job.c.queued_at),
     "resources": _required(lambda wanted: dict(wanted.resources) or None),
-    "showBlockedClientsWarning": _plain(job_spec.c.show_blocked_warning),
-    "startTime": Attribute((*_TREE, job.c.started_at), _start_time),
-    "status": _plain(job.c.status),
-    "submittedBy": _plain(job_spec.c.submitted_by),
-    "tags": _json(job_spec.c.tags_json),
-    "threadId": Attribute((), lambda row, batch: batch.notes.get(row.id, NO_THREAD).thread_id),
-    "triesLeft": _plain(job.c.tries_left),
-    "uiStatus": Attribute((*_TREE, *_QUEUED, job.c.status, requirement.c.spec_json), _ui_status),
-    "waitingFor": Attribute(_WAITING, _waiting_for),
+    "showBlockedClientsWarning": plain(job_spec.c.show_blocked_warning),
+    "startTime": Attribute(_start_time, (job.c.started_at,), own=_TREE, shape=Shape.MOMENT, elsewhere=True),
+    "status": plain(job.c.status),
+    "submittedBy": plain(job_spec.c.submitted_by),
+    "tags": from_json(job_spec.c.tags_json),
+    "threadId": _note(lambda note: note.thread_id),
+    "triesLeft": plain(job.c.tries_left),
+    "uiStatus": Attribute(
+        _ui_status,
+        (job.c.status, job.c.requirement_id),
+        own=_TREE,
+        also=(*_QUEUED, requirement.c.spec_json),
+        # While clients are kept for some jobs, it depends on the place in the queue.
+        apart=lambda batch: batch.live_farm.holds,
+        elsewhere=True,
+    ),
+    "waitingFor": Attribute(
+        _waiting_for,
+        (job.c.status, job.c.requirement_id, job.c.children_total, job.c.children_unsettled),
+        also=_QUEUED,
+        # Likewise while some jobs wait for the end of a run of their own.
+        apart=lambda batch: batch.explainer.earlier_runs or batch.live_farm.holds,
+        elsewhere=True,
+    ),
 }
-_ON_REQUEST: Final[dict[str, Attribute]] = {
+_ON_REQUEST: Final[dict[str, Attribute[Batch]]] = {
     "cmdEndTime": _run_date("closed_at"),
     "cmdStartTime": _run_date("started_at"),
-    "command": _json(job_spec.c.command_json),
-    "environment": _json(job_spec.c.environment_json),
-    "exitCode": _plain(job.c.exit_code),
-    "inheritsConditions": _plain(job_spec.c.inherits_conditions),
+    "command": from_json(job_spec.c.command_json),
+    "environment": from_json(job_spec.c.environment_json),
+    "exitCode": plain(job.c.exit_code),
+    "inheritsConditions": plain(job_spec.c.inherits_conditions),
     "maxHosts": _required(lambda wanted: wanted.max_hosts),
-    "maxTime": _plain(job_spec.c.max_time_s),
+    "maxTime": plain(job_spec.c.max_time_s),
     "minHosts": _required(lambda wanted: wanted.min_hosts),
-    "root": _plain(job.c.root_id),
-    "runnableTime": _date(job.c.runnable_at),
-    "shell": _plain(job_spec.c.shell),
+    "root": plain(job.c.root_id, Shape.NUMBER),
+    "runnableTime": date(job.c.runnable_at),
+    "shell": plain(job_spec.c.shell),
 }
 JOB_ATTRIBUTES: Final = {**_DEFAULT, **_ON_REQUEST}
 DEFAULT_JOB_ATTRIBUTES: Final = tuple(_DEFAULT)
 # What stands in a job's own row and takes no other statement: what scripts poll for.
-NARROW: Final = frozenset(
-    {"childCounts", "endTime", "id", "name", "priority", "progress", "queueTime", "status", "triesLeft"}
-)
+NARROW: Final = frozenset(name for name, each in JOB_ATTRIBUTES.items() if each.stands_in(job))
 
 _IDS: Final = listed("ids")
 _RAN: Final = (

@@ -70,7 +70,7 @@ def _fill(farm: Farm, count: int) -> None:
             [{"name": "Film", "command": "encode", "children": [child] * (count * 9 // 10 - 1)}],
             [single] * (count // 10),
         ):
-            lifecycle.submit(session, jobspec.parse(specs, max_depth=4), {})
+            lifecycle.submit(session, jobspec.parse(specs, max_depth=4))
     store.close()
 
 

@@ -123,7 +123,7 @@ class Farm:
     def _insert(self, session: Any, jobs: int, kinds: int) -> None:
         rows = [_client(number, machine.cpus) for number, machine in enumerate(self.machines, 1)]
         session.connection.execute(sa.insert(client), rows)
-        keys = [requirement_id(session, each, {}) for each in mixed(kinds)]
+        keys = [requirement_id(session, each) for each in mixed(kinds)]
         columns = _columns(job)
         for start in range(0, jobs, 10_000):
             numbers = range(start + 1, min(start + 10_000, jobs) + 1)

@@ -213,13 +213,12 @@ class Commotion:
         self.submitted: list[int] = []
         self._store = store
         self._clock = clock
-        self._requirement_ids: dict[str, int] = {}
 
     def submit(self) -> None:
         children = [{"name": "c", "command": "x"} for _ in range(3)]
         graph = jobspec.parse({"name": "影", "command": "x", "children": children}, max_depth=9)
         for _ in range(15):
-            future = self._store.write_soon(lambda session: lifecycle.submit(session, graph, self._requirement_ids))
+            future = self._store.write_soon(lambda session: lifecycle.submit(session, graph))
             self.submitted.append(future.result(PATIENCE_S)[0])
 
     def act(self) -> None:

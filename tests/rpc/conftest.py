@@ -9,20 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue import wire
-from hqueue.api.clients import Clients
-from hqueue.api.deprecated import Deprecated
-from hqueue.api.explaining import Explanations
-from hqueue.api.groups import Groups
-from hqueue.api.jobchanges import JobChanges
-from hqueue.api.jobs import Jobs
-from hqueue.api.listing import Listing
-from hqueue.api.notes import Notes
-from hqueue.api.pages import Pages
-from hqueue.api.queue import Queue
-from hqueue.api.resources import Resources
-from hqueue.api.troubles import Troubles
-from hqueue.errorlog import ErrorLog
-from hqueue.joblogs import JobLogs
+from hqueue.api import Pages, chapters
+from hqueue.context import make_context
 from hqueue.live import LiveClient
 from hqueue.rpc.dispatch import MethodTable
 from tests.fakes import PATIENCE_S
@@ -43,28 +31,15 @@ class Api:
     def __init__(self, store: Store, clock: FakeClock, folder: Path, overrides: Mapping[str, str]) -> None:
         self.store = store
         self.clock = clock
-        self.config = settings(**overrides)
-        self.farm = StoreFarm(store, clock, self.config)
-        self.live_farm = self.farm.live_farm
-        self.logs = JobLogs(folder / "job_logs", max_output_bytes=1 << 30)
-        self.pages = Pages(store=store, live_farm=self.live_farm, clock=clock)
-        self.errors = ErrorLog()
+        self.config = settings(**{"job_logs_dir": str(folder / "job_logs"), **overrides})
+        self.context = make_context(store, self.config, clock)
+        self.farm = StoreFarm(store, clock, self.config, self.context.farm)
+        self.live_farm = self.context.live_farm
+        self.logs = self.context.logs
+        self.errors = self.context.errors
+        self.pages = Pages(self.context)
         self.table = MethodTable()
-        jobs = Jobs(store=store, live_farm=self.live_farm, logs=self.logs, config=self.config, clock=clock)
-        clients = Clients(store=store, live_farm=self.live_farm, config=self.config, clock=clock)
-        for each in (
-            Queue(store=store, config=self.config, clock=clock),
-            jobs,
-            clients,
-            Groups(store=store),
-            Resources(store=store, live_farm=self.live_farm, clock=clock),
-            Explanations(store=store, live_farm=self.live_farm, clock=clock),
-            Notes(store=store),
-            Troubles(store=store, errors=self.errors, clock=clock),
-            JobChanges(store=store, live_farm=self.live_farm, clock=clock),
-            Listing(store=store, live_farm=self.live_farm, clock=clock),
-            Deprecated(store=store, live_farm=self.live_farm, jobs=jobs, clients=clients),
-        ):
+        for each in chapters(self.context):
             self.table.add(each)
 
     def call(self, name: str, *params: Any) -> Any:

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 
 from hqueue import lifecycle
 from hqueue.config import load_server_config
+from hqueue.context import make_context
 from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavailableError, UnknownClientError
-from hqueue.farm.calls import FarmMethods
-from hqueue.joblogs import JobLogs, RunLog
+from hqueue.farm import FarmMethods
+from hqueue.joblogs import RunLog
 from hqueue.jobspec import parse
 from hqueue.lifecycle import troubles
 from hqueue.lifecycle.rows import load
-from hqueue.live import LiveFarm
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.scheduler import Scheduler
 from hqueue.schema import event
@@ -46,18 +46,14 @@ class Farm:
     def __init__(self, store, folder):
         self.store = store
         self.clock = FakeClock()
-        self.config = load_server_config(overrides={"max_rescues": "1"}, environ={"HOME": str(folder)})
-        self.live_farm = LiveFarm(self.clock)
-        self.logs = JobLogs(folder / "logs", max_output_bytes=1 << 30)
-        self.scheduler = Scheduler(store, self.live_farm, self.clock, self.config)
-        store.on_commit = self._nudge
-        self.methods = FarmMethods(
-            store=store,
-            live_farm=self.live_farm,
-            logs=self.logs,
-            config=self.config,
-            clock=self.clock,
+        self.config = load_server_config(
+            overrides={"max_rescues": "1", "job_logs_dir": str(folder / "logs")}, environ={"HOME": str(folder)}
         )
+        context = make_context(store, self.config, self.clock)
+        self.live_farm, self.logs = context.live_farm, context.logs
+        self.scheduler = Scheduler(store, context.farm, self.clock, self.config)
+        store.on_commit = self._nudge
+        self.methods = FarmMethods(context)
         self.table = MethodTable()
         self.table.add(self.methods, prefix="farm.")
         self.number = 0
@@ -98,7 +94,7 @@ class Farm:
 
     def submit(self, *specs):
         with self.store.writing() as session:
-            return lifecycle.submit(session, parse(list(specs), max_depth=1000), {})
+            return lifecycle.submit(session, parse(list(specs), max_depth=1000))
 
     def status(self, job_id):
         with self.store.reading() as connection:

@@ -100,6 +100,5 @@ def test_moments_at_the_edge_of_days(api):
         assert api.getJobs([first] * 100, ["queueTime"]) == told_by_each(api, [first] * 100, ["queueTime"])
 
 
-def test_ids_beyond_32_bits(api):
-    table = {"id": (1, 2**40)}
-    assert jobxml._number("id")("id", table) == [wire.dumps_value(1), wire.dumps_value(2**40)]
+def test_ids_beyond_32_bits():
+    assert jobxml.numbers((1, 2**40)) == [wire.dumps_value(1), wire.dumps_value(2**40)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 
 from hqueue import __version__
-from hqueue.api.pages import Pages
+from hqueue.api import Pages
 from hqueue.errors import StoreUnavailableError
 
 
@@ -77,6 +78,6 @@ class BrokenStore:
 
 
 def test_an_unavailable_store_is_said(api):
-    pages = Pages(store=BrokenStore(), live_farm=api.live_farm, clock=api.clock)
+    pages = Pages(replace(api.context, store=BrokenStore()))
     for path in ("/", "/health", "/metrics", "/jobs/view/1"):
         assert pages.get(path).status == 503

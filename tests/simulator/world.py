@@ -5,6 +5,7 @@ What it keeps of clients and jobs is what the oracle judges the scheduler by; no
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ import sqlalchemy as sa
 from hqueue import lifecycle
 from hqueue.api import jobchanges
 from hqueue.lifecycle import Action, clients
-from hqueue.live import LiveClient
+from hqueue.live import LiveClient, LiveFarm
 from hqueue.protocol import Identity, Listed, Orders, Report
-from hqueue.scheduler import Scheduler
 from hqueue.schema import client, client_group, client_group_member, job, resource, run
+from hqueue.views.farmview import FarmReader
 from tests.storefarm import StoreFarm, settings
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ class World:
         config = settings(
             hold_after_s=str(HOLD_AFTER_S), rescue_abandoned_minutes="1", max_client_failures=str(FAILURES)
         )
-        self.farm = StoreFarm(store, clock, config)
-        self.farm.scheduler = Scheduler(store, self.farm.live_farm, clock, config, BERLIN)
+        self.farm = StoreFarm(store, clock, config, FarmReader(LiveFarm(clock), clock, BERLIN))
         self.nodes: dict[int, Node] = {}
         self.jobs: dict[int, Kind] = {}
         self.maxima: dict[str, tuple[int, bool]] = {}
@@ -360,7 +360,7 @@ class World:
             ]
         )
         node.rules = self.chance.choice([[], [rule]])
-        self.change(node, rules_json=jobchanges._dumps(node.rules))
+        self.change(node, rules_json=json.dumps(node.rules))
 
     def happen_somebody_sits_down(self) -> None:
         """Change how long nobody has touched a machine."""

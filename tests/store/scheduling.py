@@ -8,7 +8,6 @@ import sqlalchemy as sa
 
 from hqueue.schema import job
 from hqueue.views.explaining import Explainer
-from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
     from hqueue.matching import Explanation
@@ -34,5 +33,4 @@ def explained(farm: StoreFarm, job_id: int) -> Explanation:
     """Return why clients do not take a job."""
     with farm.store.reading() as connection:
         row = connection.execute(sa.select(job).where(job.c.id == job_id)).one()
-        reader = FarmReader(farm.live_farm, farm.clock)
-        return Explainer(connection, reader, farm.live_farm, [row]).clients(row)
+        return Explainer(connection, farm.reader, [row]).clients(row)

@@ -187,7 +187,7 @@ class TestBlocked:
         fail(farm, bad, 3)
         tick(farm)
         assert started(farm, *frames) == []
-        farm.scheduler = scheduler.Scheduler(store, farm.live_farm, clock, settings(max_client_failures="4"))
+        farm.scheduler = scheduler.Scheduler(store, farm.reader, clock, settings(max_client_failures="4"))
         tick(farm)
         assert started(farm, *frames) == [frames[3]]
 

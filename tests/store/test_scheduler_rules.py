@@ -10,11 +10,12 @@ from zoneinfo import ZoneInfo
 import pytest
 import sqlalchemy as sa
 
-from hqueue.scheduler import Scheduler
+from hqueue.live import LiveFarm
 from hqueue.schema import client
+from hqueue.views.farmview import FarmReader
 from tests.fakes import FakeClock
 from tests.store.scheduling import explained, started, tick
-from tests.storefarm import StoreFarm, settings
+from tests.storefarm import StoreFarm
 
 if TYPE_CHECKING:
     from hqueue.store import Store
@@ -31,9 +32,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def farm(sqlite_store: Store, clock: FakeClock) -> StoreFarm:
-    made = StoreFarm(sqlite_store, clock)
-    made.scheduler = Scheduler(sqlite_store, made.live_farm, clock, settings(), BERLIN)
-    return made
+    return StoreFarm(sqlite_store, clock, reader=FarmReader(LiveFarm(clock), clock, BERLIN))
 
 
 def give(farm: StoreFarm, machine: Machine, *rules: dict[str, Any]) -> None:

@@ -261,7 +261,7 @@ class TestRepeats:
 
     def test_a_repeat_while_the_first_is_under_way_waits_for_it(self, farm: StoreFarm) -> None:
         graph = jobspec.parse([self.GRAPH, *[leaf()] * 500], max_depth=9)
-        calls = [farm.store.write_soon(lambda session: lifecycle.submit(session, graph, {})) for _ in range(8)]
+        calls = [farm.store.write_soon(lambda session: lifecycle.submit(session, graph)) for _ in range(8)]
         assert len({tuple(call.result()) for call in calls}) == 1
         assert count(farm, job) == 503
 
@@ -300,16 +300,16 @@ class TestAdditions:
         graph = jobspec.parse(leaf(), max_depth=9)
 
         def fail(session: Session) -> None:
-            lifecycle.submit(session, graph, {}, parent)
+            lifecycle.submit(session, graph, parent)
             raise JobStateError
 
         with farm.store.writing() as session:
             with session.savepoint():
-                (one,) = lifecycle.submit(session, graph, {}, parent)
+                (one,) = lifecycle.submit(session, graph, parent)
             with pytest.raises(JobStateError), session.savepoint():
                 fail(session)
             with session.savepoint():
-                (two,) = lifecycle.submit(session, graph, {}, parent)
+                (two,) = lifecycle.submit(session, graph, parent)
         assert farm.log(parent)[1:] == [("child added", "queued", f"2 jobs, {one} to {two}")]
         assert farm.events(one) == farm.events(two) == ["submitted"]
 

@@ -1,0 +1,42 @@
+"""What the parts of one server share; made once by `server`, given to the chapters of `api`, the pages and `farm`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hqueue.errorlog import ErrorLog
+from hqueue.joblogs import JobLogs
+from hqueue.live import LiveFarm
+from hqueue.views.farmview import FarmReader
+from hqueue.views.jobattributes import JobAttributes
+
+if TYPE_CHECKING:
+    from hqueue.clock import Clock
+    from hqueue.config import ServerConfig
+    from hqueue.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One server's store, memory, settings and readers."""
+
+    store: Store
+    live_farm: LiveFarm
+    logs: JobLogs
+    errors: ErrorLog
+    config: ServerConfig
+    clock: Clock
+    farm: FarmReader
+    attributes: JobAttributes
+
+
+def make_context(store: Store, config: ServerConfig, clock: Clock) -> Context:
+    """Return what the parts of the server of a store share.
+
+    Errors: StoreUnavailableError when the folder for job output cannot be used.
+    """
+    live_farm = LiveFarm(clock)
+    logs = JobLogs(config.job_logs_dir, max_output_bytes=config.max_output_bytes)
+    farm = FarmReader(live_farm, clock)
+    return Context(store, live_farm, logs, ErrorLog(), config, clock, farm, JobAttributes(farm, clock))
