@@ -14,10 +14,10 @@ from hqueue import lifecycle
 from hqueue.clock import Clock, to_ms
 from hqueue.config import client_label
 from hqueue.errors import StoreUnavailableError
-from hqueue.lifecycle import blocklist, reservations
+from hqueue.lifecycle import blocklist
 from hqueue.lifecycle.runs import Placement
 from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_a_gap, plan
-from hqueue.schema import client, job, reservation, run
+from hqueue.schema import client, job, run
 from hqueue.states import JobEvent, JobStatus
 from hqueue.store import chunks
 from hqueue.views.farmview import run_times
@@ -103,10 +103,6 @@ class Scheduler:
         before_ms = to_ms(self.clock.now()) - int(self.config.rescue_abandoned_minutes * 60_000)
         for job_id in self._to_rescue(before_ms):
             counts.rescued += self._safely(partial(_rescue, job_id, before_ms, self.config.max_rescues))
-        with self.store.reading() as connection:
-            leftovers = connection.execute(_CLOSED_RESERVATION).first() is not None
-        if leftovers:
-            self._safely(reservations.release_closed)
 
     def _to_rescue(self, before_ms: int) -> list[int]:
         """Return the jobs whose clients were lost before a moment and have not come back."""
@@ -309,12 +305,6 @@ _ABANDONED_BEFORE: Final = (
     sa.select(job.c.id)
     .join(run, run.c.id == job.c.run_id)
     .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at < sa.bindparam("moment"))
-)
-_CLOSED_RESERVATION: Final = (
-    sa.select(reservation.c.run_id)
-    .join(run, run.c.id == reservation.c.run_id)
-    .where(run.c.closed_at.is_not(None))
-    .limit(1)
 )
 # A rescheduled job waits for the end of its old run.
 _READY: Final = sa.and_(

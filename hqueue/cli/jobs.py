@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hqueue.clock import Clock
 
 LISTED: Final = ["id", "name", "status", "uiStatus", "overallProgress", "clients"]
-ON_REQUEST: Final = ["command", "shell", "environment", "maxTime", "exitCode"]
+ON_REQUEST: Final = ["command", "shell", "environment", "maxTime", "exitCode", "history"]
 # More than so many at once are asked about, unless --yes was given.
 ASK_ABOVE: Final = 10
 SETTLED: Final = frozenset({"succeeded", "failed", "cancelled"})

@@ -307,9 +307,6 @@ def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
             for row, report in ended
         ],
     )
-    for row, _ in ended:
-        if row.hosts > 1:
-            reservations.release(session, row.id)
 
 
 def _hold_against_client(session: Session, row: RunRow, report: Report, label: str) -> None:
@@ -400,8 +397,6 @@ def fence(session: Session, row: RunRow) -> None:
             abandoned_at=None,
         ),
     )
-    if row.hosts > 1:
-        reservations.release(session, row.id)
     session.after_commit(WakeScheduler())
     if not load(session.connection, [row.job_id]):
         session.after_commit(DeleteLogs(row.job_id))

@@ -178,7 +178,15 @@ class TestJob:
         conditions=[{"type": "client", "name": "group", "op": "==", "value": "gpu"}],
         children=[13, 14, 15, 20],
         childCounts={"total": 4, "finished": 4, "failed": 1},
-        logs=[{"date": datetime(2026, 3, 28, 12, 0, 0), "event": "submitted", "status": "queued", "message": "hallo"}],  # noqa: DTZ001 - as on the wire
+        history=[
+            {
+                "date": datetime(2026, 3, 28, 12, 0, 0),  # noqa: DTZ001 - as on the wire
+                "event": "submitted",
+                "status": "queued",
+                "message": "hallo",
+                "by": "",
+            }
+        ],
     )
 
     def test_says_all_there_is(self, out: Callable[[], str]) -> None:
