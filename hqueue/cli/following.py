@@ -9,7 +9,7 @@ from hqueue.cli import shown
 from hqueue.cli.connection import FaultError, UnreachableError
 from hqueue.cli.program import EXIT_FAILED, EXIT_INTERRUPTED, ComplaintError
 from hqueue.clock import SystemClock
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import ServerBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -26,6 +26,7 @@ OVER: Final = frozenset({"succeeded", "failed", "cancelled"})
 # Half as much again after each answer without news: a short job is noticed at once, a long one costs little.
 SLOWER: Final = 1.5
 LONGEST_DOUBT_S: Final = 120.0
+_PASSING: Final = frozenset({StoreUnavailableError.code, ServerBusyError.code})
 
 
 class _Patience:
@@ -45,7 +46,7 @@ class _Patience:
             try:
                 value = self._farm.call(method, *params)
             except (UnreachableError, FaultError) as error:
-                if isinstance(error, FaultError) and error.code != StoreUnavailableError.code:
+                if isinstance(error, FaultError) and error.code not in _PASSING:
                     raise
                 if not self._away:
                     self._screen.aside(f"hq: {error}\nhq: still trying; Ctrl-C ends this and leaves the jobs alone.")
@@ -73,7 +74,7 @@ def submit(text: str, parent: int | None, farm: Farm, screen: Screen, clock: Clo
         try:
             ids: list[int] = farm.call("newjob", text, parent)
         except (UnreachableError, FaultError) as error:
-            lost = error.arrived if isinstance(error, UnreachableError) else error.code == StoreUnavailableError.code
+            lost = error.arrived if isinstance(error, UnreachableError) else error.code in _PASSING
             again = lost or (in_doubt and isinstance(error, UnreachableError))
             if not again or clock.monotonic() >= until:
                 raise
