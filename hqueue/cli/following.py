@@ -9,7 +9,7 @@ from hqueue.cli import shown
 from hqueue.cli.connection import FaultError, UnreachableError
 from hqueue.cli.program import EXIT_FAILED, EXIT_INTERRUPTED, ComplaintError
 from hqueue.clock import SystemClock
-from hqueue.errors import ServerBusyError, StoreUnavailableError
+from hqueue.errors import OutcomeUnknownError, ServerBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,7 @@ OVER: Final = frozenset({"succeeded", "failed", "cancelled"})
 # Half as much again after each answer without news: a short job is noticed at once, a long one costs little.
 SLOWER: Final = 1.5
 LONGEST_DOUBT_S: Final = 120.0
-_PASSING: Final = frozenset({StoreUnavailableError.code, ServerBusyError.code})
+_PASSING: Final = frozenset({StoreUnavailableError.code, ServerBusyError.code, OutcomeUnknownError.code})
 
 
 class _Patience:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
-from hqueue.lifecycle.rows import ancestors
+from hqueue.lifecycle.rows import ancestors, statuses
 from hqueue.schema import event, job, job_edge, job_spec
 from hqueue.states import SETTLED, JobStatus
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +33,16 @@ class Known:
     priority: int
     pause_wished: bool
     submitted_by: str
+
+
+_KNOWN: Final = (
+    sa.select(
+        *(job.c.id, job.c.root_id, job.c.status, job.c.is_root, job.c.priority, job.c.pause_wished),
+        job_spec.c.submitted_by,
+    )
+    .join(job_spec, job_spec.c.job_id == job.c.id)
+    .where(job.c.id.in_(listed("jobs")))
+)
 
 
 class Attachment:
@@ -74,14 +84,13 @@ class Attachment:
     def _check_above(self, above: set[int]) -> None:
         higher = ancestors(self._connection, above) | above
         self._check_cycles(higher)
-        for part in chunks(sorted(higher)):
-            query = sa.select(job.c.id).where(job.c.id.in_(part), job.c.status == JobStatus.CANCELLED).limit(1)
-            cancelled = self._connection.execute(query).scalar()
-            if cancelled is not None:
-                raise JobStateError(
-                    f"job {cancelled} is cancelled and takes no new jobs below it; reschedule it first, "
-                    "or submit below another parent",
-                )
+        found = statuses(self._connection, higher)
+        cancelled = min((job_id for job_id, status in found.items() if status is JobStatus.CANCELLED), default=None)
+        if cancelled is not None:
+            raise JobStateError(
+                f"job {cancelled} is cancelled and takes no new jobs below it; reschedule it first, "
+                "or submit below another parent",
+            )
 
     def _existing_parents(self) -> set[int]:
         above = {job_id for spec in self._jobs for job_id in spec.parent_ids}
@@ -149,24 +158,8 @@ class Attachment:
             wanted.add(self._parent_id)
         for spec in self._jobs:
             wanted.update(spec.child_ids, spec.parent_ids)
-        known: dict[int, Known] = {}
-        for part in chunks(sorted(wanted)):
-            query = (
-                sa.select(
-                    job.c.id,
-                    job.c.root_id,
-                    job.c.status,
-                    job.c.is_root,
-                    job.c.priority,
-                    job.c.pause_wished,
-                    job_spec.c.submitted_by,
-                )
-                .join(job_spec, job_spec.c.job_id == job.c.id)
-                .where(job.c.id.in_(part))
-            )
-            for row in self._connection.execute(query):
-                known[row.id] = Known(row.id, row.root_id, JobStatus(row.status), *row[3:])
-        return known
+        rows = self._connection.execute(_KNOWN, {"jobs": wanted}) if wanted else ()
+        return {row.id: Known(row.id, row.root_id, JobStatus(row.status), *row[3:]) for row in rows}
 
 
 def record_additions(session: Session, edges: Sequence[tuple[int, int]], known: Mapping[int, Known]) -> None:
@@ -178,16 +171,11 @@ def record_additions(session: Session, edges: Sequence[tuple[int, int]], known: 
     added: dict[int, list[int]] = defaultdict(list)
     for parent, child in edges:
         added[parent].append(child)
-    moved: list[dict[str, Any]] = []
-    for part in chunks(list(added)):
-        newest = sa.select(sa.func.max(event.c.seq)).where(event.c.job_id.in_(part)).group_by(event.c.job_id)
-        query = sa.select(event.c.seq, event.c.job_id, event.c.message).where(
-            event.c.seq.in_(newest), event.c.event == _CHILD_ADDED, event.c.at >= session.now_ms - _TOGETHER_MS
-        )
-        moved += [
-            {"old_seq": row.seq, "text": _addition(added.pop(row.job_id), row.message)}
-            for row in session.connection.execute(query)
-        ]
+    parameters = {"jobs": list(added), "since": session.now_ms - _TOGETHER_MS}
+    moved: list[dict[str, Any]] = [
+        {"old_seq": row.seq, "text": _addition(added.pop(row.job_id), row.message)}
+        for row in session.connection.execute(_LATEST_ADDITIONS, parameters).all()
+    ]
     for parent, children in added.items():
         session.record(parent, _CHILD_ADDED, known[parent].status, _addition(children))
     if moved:
@@ -207,10 +195,25 @@ def _addition(children: Sequence[int], before: str = "") -> str:
 _CHILD_ADDED: Final = "child added"
 _TOGETHER_MS: Final = 60_000
 _ADDITION: Final = re.compile(r"(?:job |(?P<count>\d+) jobs, )(?P<first>\d+)(?: to \d+)?")
+# Where the newest line of a log is of that kind, and not too old.
+_LATEST_ADDITIONS: Final = sa.select(event.c.seq, event.c.job_id, event.c.message).where(
+    event.c.seq.in_(
+        sa.select(sa.func.max(event.c.seq)).where(event.c.job_id.in_(listed("jobs"))).group_by(event.c.job_id)
+    ),
+    event.c.event == _CHILD_ADDED,
+    event.c.at >= sa.bindparam("since"),
+)
 _MOVE: Final = (
     sa.update(event)
     .where(event.c.seq == sa.bindparam("old_seq"))
     .values(seq=sa.bindparam("new_seq"), at=sa.bindparam("now"), message=sa.bindparam("text"))
+)
+
+
+_ABOVE: Final = (
+    sa.select(job.c.id, job.c.status, job.c.pause_wished)
+    .join(job_edge, job_edge.c.parent_id == job.c.id)
+    .where(job_edge.c.child_id.in_(listed("jobs")))
 )
 
 
@@ -220,15 +223,11 @@ def _in_paused_tree(connection: sa.Connection, settled_id: int) -> bool:
     level, seen = {settled_id}, {settled_id}
     while level:
         above: set[int] = set()
-        for part in chunks(sorted(level)):
-            query = sa.select(job.c.id, job.c.status, job.c.pause_wished).join(
-                job_edge, job_edge.c.parent_id == job.c.id
-            )
-            for row in connection.execute(query.where(job_edge.c.child_id.in_(part))):
-                if row.status in SETTLED:
-                    above.add(row.id)
-                else:
-                    nearest.append(row.pause_wished)
+        for row in connection.execute(_ABOVE, {"jobs": level}):
+            if row.status in SETTLED:
+                above.add(row.id)
+            else:
+                nearest.append(row.pause_wished)
         level = above - seen
         seen |= level
     return bool(nearest) and all(nearest)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.schema import client, job, reservation, run
-from hqueue.store import WakeScheduler, chunks
+from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hqueue.store import Session
+
+_OF_RUNS: Final = reservation.c.run_id.in_(listed("runs"))
 
 
 def reserve(session: Session, others: Mapping[int, Sequence[int]]) -> None:
@@ -36,9 +39,8 @@ def release_client(session: Session, client_id: int, why: str) -> None:
     rows = session.connection.execute(query).all()
     if not rows:
         return
-    for part in chunks([row.run_id for row in rows]):
-        gone = sa.delete(reservation).where(reservation.c.client_id == client_id, reservation.c.run_id.in_(part))
-        session.connection.execute(gone)
+    gone = sa.delete(reservation).where(reservation.c.client_id == client_id, _OF_RUNS)
+    session.connection.execute(gone, {"runs": [row.run_id for row in rows]})
     for row in rows:
         if row.id is not None:
             session.record(row.id, "note", row.status, f"{why}; the job goes on without it")
@@ -48,13 +50,12 @@ def release_client(session: Session, client_id: int, why: str) -> None:
 def hostnames(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, list[str]]:
     """Return the hostnames of the other clients of runs that have any, by run."""
     found: dict[int, list[str]] = {}
-    for part in chunks(run_ids):
-        query = (
-            sa.select(reservation.c.run_id, client.c.hostname)
-            .join(client, client.c.id == reservation.c.client_id)
-            .where(reservation.c.run_id.in_(part))
-            .order_by(reservation.c.run_id, client.c.id)
-        )
-        for run_id, hostname in connection.execute(query):
-            found.setdefault(run_id, []).append(hostname)
+    query = (
+        sa.select(reservation.c.run_id, client.c.hostname)
+        .join(client, client.c.id == reservation.c.client_id)
+        .where(_OF_RUNS)
+        .order_by(reservation.c.run_id, client.c.id)
+    )
+    for run_id, hostname in connection.execute(query, {"runs": run_ids}) if run_ids else ():
+        found.setdefault(run_id, []).append(hostname)
     return found

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import sqlalchemy as sa
 
-from hqueue import jobspec, lifecycle, maintenance
+from hqueue import jobspec, maintenance
 from hqueue.errors import CyclicGraphError, InvalidSpecError, JobStateError, UnknownJobError
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action
+from hqueue.lifecycle.submission import submit
 from hqueue.matching import Condition, Requirement
 from hqueue.schema import event, job, job_edge, job_spec, requirement, submission
 from hqueue.store import WakeScheduler
@@ -261,7 +262,7 @@ class TestRepeats:
 
     def test_a_repeat_while_the_first_is_under_way_waits_for_it(self, farm: StoreFarm) -> None:
         graph = jobspec.parse([self.GRAPH, *[leaf()] * 500], max_depth=9)
-        calls = [farm.store.write_soon(lambda session: lifecycle.submit(session, graph)) for _ in range(8)]
+        calls = [farm.store.write_soon(lambda session: submit(session, graph)) for _ in range(8)]
         assert len({tuple(call.result()) for call in calls}) == 1
         assert count(farm, job) == 503
 
@@ -300,16 +301,16 @@ class TestAdditions:
         graph = jobspec.parse(leaf(), max_depth=9)
 
         def fail(session: Session) -> None:
-            lifecycle.submit(session, graph, parent)
+            submit(session, graph, parent)
             raise JobStateError
 
         with farm.store.writing() as session:
             with session.savepoint():
-                (one,) = lifecycle.submit(session, graph, parent)
+                (one,) = submit(session, graph, parent)
             with pytest.raises(JobStateError), session.savepoint():
                 fail(session)
             with session.savepoint():
-                (two,) = lifecycle.submit(session, graph, parent)
+                (two,) = submit(session, graph, parent)
         assert farm.log(parent)[1:] == [("child added", "queued", f"2 jobs, {one} to {two}")]
         assert farm.events(one) == farm.events(two) == ["submitted"]
 

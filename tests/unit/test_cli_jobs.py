@@ -14,7 +14,6 @@ from hqueue.cli import clients, following, hq, jobs, screen
 from hqueue.cli.connection import FaultError, UnreachableError
 from hqueue.cli.program import EXIT_INTERRUPTED, ComplaintError
 from hqueue.cli.screen import Screen
-from hqueue.errors import StoreUnavailableError
 from tests.fakes import FakeClock
 
 if TYPE_CHECKING:
@@ -303,7 +302,7 @@ class TestSubmit:
 
     @pytest.mark.parametrize(
         "lost",
-        [UnreachableError("weg", arrived=True), FaultError(StoreUnavailableError.code, "the store is busy")],
+        [UnreachableError("weg", arrived=True), FaultError(52, "nobody knows"), FaultError(50, "the store is busy")],
     )
     def test_a_lost_answer_is_asked_for_again_with_the_same_key(
         self, out: Callable[[], str], lost: Exception, capsys: pytest.CaptureFixture[str]
