@@ -170,6 +170,7 @@ class Assignment(Message):
     hosts: list[str] = []
     tags: list[str] = []
     cpus: Count = 1
+    root_id: Long = 0  # 0: from a server that does not say it
 
 
 class Wish(Message):

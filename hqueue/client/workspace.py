@@ -57,9 +57,12 @@ class Workspaces:
             raise RefusedError(
                 f"there is no shell named {shell!r} on this machine" if shell else "this machine has no shell"
             )
+        lines = f"{command}\n"
+        if found.suffix == ".cmd":
+            lines = lines.replace("\n", "\r\n")  # cmd misses labels in a file with other line ends
         scratch = self.scratch(token)
         script = f"{scratch}{found.suffix}"
-        left = memoryview(command.encode("utf-8", "surrogateescape") + b"\n")
+        left = memoryview(lines.encode("utf-8", "surrogateescape"))
         try:
             with contextlib.suppress(FileExistsError):  # an attempt to start it was cut short by a crash
                 os.mkdir(scratch, 0o700)  # noqa: PTH102 - one style with the calls around it

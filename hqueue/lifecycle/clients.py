@@ -240,6 +240,7 @@ _ASSIGNED: Final = (
         run.c.attempt,
         run.c.cpus,
         job.c.name,
+        job.c.root_id,
         job_spec.c.command_json,
         job_spec.c.shell,
         job_spec.c.environment_json,
@@ -286,6 +287,7 @@ def _as_assignment(row: Any, others: Sequence[str]) -> Assignment:
         hosts=[row.hostname, *others],
         tags=json.loads(row.tags_json),
         cpus=row.cpus,
+        root_id=row.root_id,
     )
 
 

@@ -137,7 +137,9 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
         Answer(
             number=4,
             interval_s=5.0,
-            assignments=[Assignment("t", 12, "render", 3, 2, "Bild", "bash", {"Ä": "ö"}, 60, ["farm07"], ["nacht"], 2)],
+            assignments=[
+                Assignment("t", 12, "render", 3, 2, "Bild", "bash", {"Ä": "ö"}, 60, ["farm07"], ["nacht"], 2, 7)
+            ],
             wishes=[Wish("t1", "die", 2, "cancelled")],
             acknowledged=["t2"],
             resend=[Resend("t3", 9)],
@@ -160,6 +162,7 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
                     "hosts": ["farm07"],
                     "tags": ["nacht"],
                     "cpus": 2,
+                    "rootId": 7,
                 },
             ],
             "wishes": [{"token": "t1", "wish": "die", "number": 2, "reason": "cancelled"}],
