@@ -127,6 +127,12 @@ class UnsupportedError(HQueueError):
     code = 51
 
 
+class ServerBusyError(HQueueError):
+    """The server has no room for this at the moment; nothing was changed, try again shortly."""
+
+    code = 53
+
+
 class ConfigError(HQueueError):
     """The configuration cannot be used."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -24,11 +26,15 @@ class LocalClient:
     """A client on the server's own machine.
 
     It outlives a server that is killed, as every client does, and a later one finds it at work.
+    files: the limits of open files that it, and so every command, is to have; the server has raised its own.
     """
 
-    def __init__(self, server_url: str, state_dir: Path) -> None:
+    def __init__(self, server_url: str, state_dir: Path, files: tuple[int, int]) -> None:
         command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", server_url, "--state-dir", str(state_dir)]
         self._process = _start(command + _port_options())
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # ended already
+                resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, files)
         self._stopping = False
         self._watcher = threading.Thread(target=self._watch, name="local_client", daemon=True)
         self._watcher.start()

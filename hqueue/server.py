@@ -20,6 +20,7 @@ from hqueue.context import make_context
 from hqueue.errors import ConfigError, HQueueError
 from hqueue.farm import FarmMethods
 from hqueue.local_client import LocalClient
+from hqueue.rpc import room
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.rpc.http import Limits
 from hqueue.rpc.transport import FarmServer
@@ -28,6 +29,7 @@ from hqueue.schema import client
 from hqueue.service import PeriodicService
 from hqueue.store import AwaitTick, DeleteLogs, RunBulk, Store, WakeClient, WakeScheduler
 from hqueue.wakeups import Wakeups
+from hqueue.wire.guard import Door, names_of_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +77,7 @@ class Server:
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
         self._farm = FarmMethods(self._context)
-        self.table = MethodTable(clock, local=self.store.is_local)
+        self.table = MethodTable(clock, local=self.store.is_local, multicall_bytes=config.max_output_answer_bytes)
         for chapter in chapters(self._context):
             self.table.add(chapter)
         self.table.add(self._farm, prefix="farm.")
@@ -145,8 +147,17 @@ class Server:
             max_request_bytes=config.max_request_bytes,
             # A level of specification is a struct in an array; the rest is for what stands around and inside.
             max_depth=2 * config.max_spec_depth + 16,
-            max_connections=config.max_connections,
+            max_connections=self._connections(),
             request_timeout_s=config.request_timeout_s,
+            # One request of the largest size always finds room.
+            max_received_bytes=max(config.max_received_bytes, 2 * config.max_request_bytes),
+            max_unsent_bytes=config.max_unsent_bytes,
+        )
+        door = Door(
+            names=names_of_this_machine(),
+            allowed_hosts=config.allowed_hosts,
+            public_url=config.public_url,
+            ini="hqserver.ini",
         )
         try:
             return FarmServer(
@@ -155,12 +166,26 @@ class Server:
                 clock=self._clock,
                 limits=limits,
                 get_page=Pages(self._context).get,
+                door=door,
             )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {config.host} port {config.port}: {error.strerror or error}; "
                 "stop what uses it, or give another one (hqserver --port N)",
             ) from None
+
+    def _connections(self) -> int:
+        wanted, sessions = self._config.max_connections, self._config.pool_size + max(self._config.max_overflow, 0)
+        most, files = room.connections_within(wanted, sessions)
+        if most < wanted:
+            log.warning(
+                "this process may open %d files, so there are at most %d connections, not max_connections = %d; "
+                "LimitNOFILE of systemd and `ulimit -Hn` say how many",
+                files,
+                most,
+                wanted,
+            )
+        return most
 
     def _watch_clients(self) -> None:
         """Expect the clients that the store knows: one that never reports again is lost like any other."""
@@ -222,6 +247,7 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
     """
     for warning in config.warnings:
         log.warning("%s", warning)
+    files = room.raise_descriptor_limit()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
@@ -235,7 +261,7 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
         signal.signal(number, lambda *_: server.request_stop())
     sys.stdout.write(_ready_line(server, config))
     sys.stdout.flush()
-    local_client = LocalClient(server.url, config.folder / "client") if with_client else None
+    local_client = LocalClient(server.url, config.folder / "client", files) if with_client else None
     try:
         server.wait()
     except Exception:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT: Final = 1_000
 MOST: Final = 10_000
 _BIGGEST: Final = 2**63 - 1
+# Databases refuse longer patterns, and each star multiplies what a long name may cost.
+_MOST_CHARACTERS: Final = 1_000
+_MOST_STARS: Final = 16
 _CURSOR: Final = re.compile(r"(id|-id):([0-9]{1,18}):([0-9]{1,18})\Z")
 _KEYS: Final = (
     "status",
@@ -77,7 +80,8 @@ class Listing:
     def listJobs(self, query: Any = None) -> dict[str, Any]:
         """Return a page of the jobs that meet all that the query says.
 
-        Shapes: query is a dict: status (names), name (glob), submittedBy, tag, root, parent, client (ids), rootsOnly,
+        Shapes: query is a dict: status (names), name (glob of at most 1,000
+        characters, 16 of them *), submittedBy, tag, root, parent, client (ids), rootsOnly,
         order ("id" or "-id"), attribs (as getJobs), limit (1,000; at most 10,000), cursor. Returns {jobs, next, seq}:
         `next` is the cursor of the next page, None after the last one; `seq` the place in the change feed at which
         the first page was made: getChanges from there tells everything that has changed since.
@@ -164,6 +168,7 @@ def _read(value: Any) -> _Query:
     given = {key: each for key, each in query.items() if each is not None and each != ""}
     order, after, seq = _cursor(given)
     texts = {key: arguments.text(given[key], f"query.{key}") for key in ("name", "submittedBy", "tag") if key in given}
+    _check_patterns(texts)
     statement = _statement(given, texts)
     descending = order == "-id"
     return _Query(
@@ -177,6 +182,22 @@ def _read(value: Any) -> _Query:
         after=after,
         seq=seq,
     )
+
+
+def _check_patterns(texts: dict[str, str]) -> None:
+    """Refuse what would become a pattern that no database takes."""
+    for key in ("name", "tag"):
+        length = len(texts.get(key, ""))
+        if length > _MOST_CHARACTERS:
+            raise InvalidArgumentError(
+                f"query.{key} is {arguments.shown(texts[key])}, of {length} characters, but at most "
+                f"{_MOST_CHARACTERS} were expected"
+            )
+    stars = texts.get("name", "").count("*")
+    if stars > _MOST_STARS:
+        raise InvalidArgumentError(
+            f"query.name is {arguments.shown(texts['name'])}, with {stars} stars, but at most {_MOST_STARS} are taken"
+        )
 
 
 def _cursor(given: dict[str, Any]) -> tuple[str, int, int | None]:

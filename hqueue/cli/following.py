@@ -9,7 +9,7 @@ from hqueue.cli import shown
 from hqueue.cli.connection import FaultError, UnreachableError
 from hqueue.cli.program import EXIT_FAILED, EXIT_INTERRUPTED, ComplaintError
 from hqueue.clock import SystemClock
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import ServerBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -25,6 +25,7 @@ LONGEST_POLL_S: Final = 2.0
 OVER: Final = frozenset({"succeeded", "failed", "cancelled"})
 # Half as much again after each answer without news: a short job is noticed at once, a long one costs little.
 SLOWER: Final = 1.5
+_PASSING: Final = frozenset({StoreUnavailableError.code, ServerBusyError.code})
 
 
 class _Patience:
@@ -44,7 +45,7 @@ class _Patience:
             try:
                 value = self._farm.call(method, *params)
             except (UnreachableError, FaultError) as error:
-                if isinstance(error, FaultError) and error.code != StoreUnavailableError.code:
+                if isinstance(error, FaultError) and error.code not in _PASSING:
                     raise
                 if not self._away:
                     self._screen.aside(f"hq: {error}\nhq: still trying; Ctrl-C ends this and leaves the jobs alone.")

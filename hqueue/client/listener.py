@@ -11,6 +11,7 @@ from xmlrpc.client import Fault
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from hqueue.errors import ConfigError, HQueueError, UnknownMethodError
+from hqueue.wire import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +33,18 @@ class _Handler(SimpleXMLRPCRequestHandler):
         if not length.isdigit() or int(length) > MAX_REQUEST_BYTES:
             self.send_error(413)
             return
+        refused = guard.refusal(guard.Door(), "POST", self.path, self._header)
+        if refused:
+            self.rfile.read(int(length))  # closing with unread data would destroy the answer
+            self.send_error(403, explain=refused)
+            return
         try:
             super().do_POST()
         except OSError:
             self.close_connection = True
+
+    def _header(self, name: str) -> str:
+        return ", ".join(self.headers.get_all(name, []))
 
     def _dispatch(self, method: str, params: tuple[Any, ...]) -> bool:
         try:
@@ -69,7 +78,8 @@ class Listener(SimpleXMLRPCServer):
         last = port + PORTS_TRIED if next_free and port else port
         for candidate in range(port, min(last, 65535) + 1):
             try:
-                super().__init__((address, candidate), requestHandler=_Handler, logRequests=False)
+                self.address_family, host = _family(address, server_host)
+                super().__init__((host, candidate), requestHandler=_Handler, logRequests=False)
             except OSError as error:
                 failure = error
             else:
@@ -91,6 +101,12 @@ class Listener(SimpleXMLRPCServer):
             self._thread.join()
         self.server_close()
 
+    def server_bind(self) -> None:
+        """Take the address; the one for all of them is for IPv4 too."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Note that a caller broke off, or worse; the next one is served all the same."""
         del request
@@ -107,6 +123,15 @@ class Listener(SimpleXMLRPCServer):
         elif method == "wakeup":
             self._on_wakeup()
         return True
+
+
+def _family(address: str, server_host: str) -> tuple[socket.AddressFamily, str]:
+    """Return how and where to listen: on loopback as the server does, else on every address of both kinds."""
+    if not address:
+        return (socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else (socket.AF_INET, "")
+    if all(":" in each for each in _addresses(server_host)):
+        return socket.AF_INET6, "::1"
+    return socket.AF_INET, address
 
 
 def _addresses(host: str) -> set[str]:

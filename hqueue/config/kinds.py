@@ -187,17 +187,18 @@ class DatabaseUrl:
 
 
 @dataclass(frozen=True)
-class Addresses:
-    """Mail addresses, separated by commas."""
+class Several:
+    """Texts separated by commas, each of which meets the pattern."""
 
-    expected = "mail addresses separated by commas, such as farm@example.com"
+    expected: str
+    pattern: str
 
     def parse(self, text: str, _folder: Path) -> tuple[str, ...]:
-        """Return the addresses."""
-        addresses = tuple(part.strip() for part in text.split(",") if part.strip())
-        if not all(re.fullmatch(MAIL_ADDRESS, address) for address in addresses):
+        """Return the texts."""
+        parts = tuple(part.strip() for part in text.split(",") if part.strip())
+        if not all(re.fullmatch(self.pattern, part) for part in parts):
             raise ValueError
-        return addresses
+        return parts
 
 
 class Address(NamedTuple):

@@ -15,12 +15,12 @@ from hqueue.config.kinds import (
     GIB,
     KIB,
     MAIL_ADDRESS,
-    Addresses,
     Choice,
     DatabaseUrl,
     Flag,
     Folder,
     Number,
+    Several,
     Size,
     Text,
     Whole,
@@ -55,6 +55,10 @@ class ServerConfig:
 
     port: int = setting("5000", Whole(0, 65535), old=("hqserver.port",))
     host: str = setting("127.0.0.1", Text("an address to listen on, such as 0.0.0.0", r"[^\s/]+"))
+    allowed_hosts: tuple[str, ...] = setting(
+        "", Several("host names separated by commas, such as farm.example.com", r"[^\s,/:@]+")
+    )
+    public_url: str = setting("", Text("nothing, or a URL such as https://farm.example.com", r"(https?://[^\s?#@]+)?"))
     active_timeout_s: float = setting(
         "2", Number(0.01, 10080, "minutes", 60), key="active_timeout", old=("hqserver.activeTimeout",)
     )
@@ -88,8 +92,12 @@ class ServerConfig:
     max_spec_depth: int = setting("1000", Whole(1, 10_000))
     request_timeout_s: float = setting("60", Number(0.05, 3600, "seconds"))
     max_connections: int = setting("4096", Whole(8, 1_000_000))
+    max_received_bytes: int = setting("256 MiB", Size(256 * KIB, 1024 * GIB))
+    max_unsent_bytes: int = setting("512 MiB", Size(256 * KIB, 1024 * GIB))
 
-    email_to: tuple[str, ...] = setting("", Addresses())
+    email_to: tuple[str, ...] = setting(
+        "", Several("mail addresses separated by commas, such as farm@example.com", MAIL_ADDRESS)
+    )
     error_email_from: str = setting("", Text("one mail address, such as farm@example.com", rf"({MAIL_ADDRESS})?"))
     smtp_server: str = setting("", Text("the host name of a mail server", r"[^\s/]*"))
     smtp_port: int = setting("25", Whole(1, 65535))

@@ -45,7 +45,7 @@ def one_id(value: Any, name: str) -> int:
 
 def optional_id(value: Any, name: str) -> int | None:
     """Return an id, None where None, "" or 0 was given."""
-    if value is None or value == "" or (value == 0 and not isinstance(value, (list, dict))):
+    if _is_none(value):
         return None
     number = integer(value, name)
     return number if 0 < number <= _BIGGEST else -1
@@ -66,8 +66,13 @@ def ids(value: Any, name: str) -> list[int]:
 
 
 def optional_ids(value: Any, name: str) -> list[int] | None:
-    """Return a list of ids, None where None was given."""
-    return None if value is None else ids(value, name)
+    """Return a list of ids, None where None, "" or 0 was given."""
+    return None if _is_none(value) else ids(value, name)
+
+
+def _is_none(value: Any) -> bool:
+    """Tell whether an id is given as callers do who cannot send nil."""
+    return value is None or (isinstance(value, str | int | float) and value in {"", 0})
 
 
 def flag(value: Any, name: str) -> bool:

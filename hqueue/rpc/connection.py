@@ -5,7 +5,8 @@ Everything here runs on the loop's thread. A connection is in one of these state
 idle       nothing received; may be closed at any time
 receiving  part of a request is here; it has a time limit from its first byte
 busy       a request was handed on; whatever happens, it is answered, and until then nothing closes the connection
-writing    the answer waits for the peer to read; it has a time limit that is renewed as the peer reads
+writing    the answer waits for the peer to read; it has a time limit that is renewed as the peer reads, and a last one
+           in proportion to its size
 leaving    refused; what the peer still sends is thrown away, for closing at once would destroy the answer on its way
 """
 
@@ -19,21 +20,22 @@ from collections import deque
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import TYPE_CHECKING, Final, Protocol
 
-from hqueue import wire
-from hqueue.errors import LimitExceededError
+from hqueue.errors import HQueueError, LimitExceededError, ServerBusyError
 from hqueue.rpc import http
+from hqueue.rpc.room import SMALL_BYTES, Share
 
 if TYPE_CHECKING:
     from hqueue.rpc.http import Head, Limits
+    from hqueue.rpc.room import Budget
+    from hqueue.wire.guard import Door
 
 _SMALL_READ: Final = 64 * 1024
 _LARGE_READ: Final = 256 * 1024
 _WRITE_PIECE: Final = 256 * 1024
 _WRITES_PER_TURN: Final = 4
 _REQUESTS_PER_TURN: Final = 32
-_MAX_WAITING_BYTES: Final = 256 * 1024
+_MAX_WAITING_BYTES: Final = 64 * 1024
 """Most bytes of pipelined requests that wait behind the one in hand; then the peer's sending is no longer read."""
-_RENEWAL_BYTES: Final = 64 * 1024
 _LEAVING_S: Final = 30.0
 _EMPTY_LINE: Final = re.compile(rb"\r?\n\r?\n")
 
@@ -42,12 +44,17 @@ class Host(Protocol):
     """The server, as its connections see it."""
 
     limits: Limits
+    door: Door
     now: float
     selector: BaseSelector
     unsent: int
+    received: Budget
 
     def handle(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
         """Answer a request, now or later, with `Connection.answer`."""
+
+    def make_room(self, connection: Connection, size: int) -> bool:
+        """Find room for so many bytes of a large request, and tell whether there is."""
 
     def go_on_later(self, connection: Connection) -> None:
         """Call `Connection.advance` after the others had their turn."""
@@ -69,15 +76,18 @@ class Connection:
         "_inbox",
         "_last",
         "_leaving",
+        "_moved",
         "_outbox",
-        "_read",
         "_receiving",
         "_socket",
-        "_unsent",
+        "_write_end",
         "busy",
         "closed",
         "deadline",
+        "moved_at",
         "peer",
+        "share",
+        "unsent",
     )
 
     def __init__(self, accepted: socket.socket, peer: str, host: Host) -> None:
@@ -85,6 +95,9 @@ class Connection:
         self.busy = False
         self.closed = False
         self.deadline = host.now + host.limits.request_timeout_s
+        self.moved_at = host.now  # when it became idle, or last sent or read a good piece
+        self.share = Share(host.received)  # whoever has the request in hand may take more
+        self.unsent = 0
         self._socket = accepted
         self._host = host
         self._inbox = b""
@@ -92,8 +105,8 @@ class Connection:
         self._head: Head | None = None
         self._body: http.Body | None = None
         self._outbox: deque[memoryview] = deque()
-        self._unsent = 0
-        self._read = 0
+        self._write_end = 0.0
+        self._moved = 0
         self._receiving = False
         self._ended = False  # the peer will send nothing more
         self._last = False  # the answer being written is the last
@@ -130,11 +143,32 @@ class Connection:
             return
         self._wait_for_more()
 
+    def is_idle(self) -> bool:
+        """Tell whether it may be closed without anybody losing anything."""
+        return not (self.busy or self._outbox or self._inbox or self._body is not None or self._leaving)
+
+    @property
+    def receiving_bytes(self) -> int:
+        """How much is here of a request that is still arriving."""
+        return 0 if self._body is None else self.share.held
+
     def answer(self, pieces: list[bytes], *, keep: bool) -> None:
         """Send the answer to the request that was handed on; the caller advances afterwards."""
         self.busy = False
+        self.share.release()
         self._last = not keep
         self._send(pieces)
+
+    def answer_error(self, error: HQueueError, *, keep: bool) -> None:
+        """Send this instead of an answer there is no room for."""
+        self.answer([http.error_answer(self._head, error, 503, keep=keep)], keep=keep)
+
+    def make_way(self) -> None:
+        """End for the sake of others: refuse a request that arrives too slowly, drop an answer that is not read."""
+        if self._outbox:
+            self.close()
+        else:
+            self._refuse_body(ServerBusyError("too many large requests are arriving, and this one too slowly"))
 
     def refuse(self, data: bytes) -> None:
         """Send this as the last answer, whatever the peer is still sending."""
@@ -143,6 +177,7 @@ class Connection:
         self._leaving = self._last = True
         self._inbox = b""
         self._body = None
+        self.share.release()
         self.deadline = self._host.now + _LEAVING_S
         self._send([data])
 
@@ -167,9 +202,10 @@ class Connection:
         if self._events:
             self._host.selector.unregister(self._socket)
         self._socket.close()
-        self._host.unsent -= self._unsent
-        self._unsent = 0
+        self._host.unsent -= self.unsent
+        self.unsent = 0
         self._outbox.clear()
+        self.share.release()
         self._host.forget(self)
 
     # --- Reading ---
@@ -183,8 +219,10 @@ class Connection:
         elif self._inbox or self._body is not None:
             if not self._receiving:
                 self._receiving = True
+                self.moved_at = self._host.now
                 self.deadline = self._host.now + self._host.limits.request_timeout_s
         else:
+            self.moved_at = self._host.now
             self.deadline = self._host.now + self._host.limits.idle_timeout_s
         if self._events != EVENT_READ:
             self._watch()
@@ -204,6 +242,8 @@ class Connection:
             elif not self.busy and not self._outbox:
                 self.advance()
         elif not self._leaving:
+            if not self._outbox:
+                self._move(len(data))
             self._inbox = self._inbox + data if self._inbox else data
             if not self.busy and not self._outbox:
                 self.advance()
@@ -249,7 +289,7 @@ class Connection:
         found = _EMPTY_LINE.search(inbox, 0, limit + 4)
         if found is not None and found.start() <= limit:
             self._block = inbox[: found.start()]
-            self._head = http.parse_head(self._block)
+            self._head = http.parse_head(self._block, self._host.door)
             return found.end()
         line, newline, _ = inbox.partition(b"\n")
         if newline or not inbox[:1].isalpha():
@@ -266,6 +306,10 @@ class Connection:
         except LimitExceededError as error:
             self._refuse_body(error)
             return False
+        grown = len(body.data) - self.share.held
+        if not self.share.take(grown) and not (self._host.make_room(self, grown) and self.share.take(grown)):
+            self._refuse_body(ServerBusyError("too many large requests are arriving; try again shortly"))
+            return False
         if not body.done or head is None:
             return False
         self._inbox = rest
@@ -273,13 +317,18 @@ class Connection:
         self._hand_on(head, body.data)
         return True
 
-    def _refuse_body(self, error: LimitExceededError) -> None:
-        head = self._head
-        if head is None or head.path not in http.RPC_PATHS:
-            self.refuse(http.text_answer(413, f"{error.message}\n"))
-            return
-        fault = wire.dumps_fault(error.code, error.message)
-        self.refuse(http.xml_head(head, len(fault), gzipped=False, keep=False) + fault)
+    def _refuse_body(self, error: HQueueError) -> None:
+        status = 413 if isinstance(error, LimitExceededError) else 503
+        self.refuse(http.error_answer(self._head, error, status, keep=False))
+
+    def _move(self, size: int) -> bool:
+        """Count what the peer sent or read, and tell whether that makes a good piece."""
+        self._moved += size
+        if self._moved < SMALL_BYTES:
+            return False
+        self._moved = 0
+        self.moved_at = self._host.now
+        return True
 
     def _hand_on(self, head: Head, body: bytes | bytearray) -> None:
         self.busy = True
@@ -303,13 +352,16 @@ class Connection:
                 self._all_sent()
                 return
         waiting = sum(map(len, pieces)) - sent
-        self._unsent += waiting
+        self.unsent += waiting
         self._host.unsent += waiting
         for piece in pieces:
             self._outbox.append(memoryview(piece)[sent:])
             sent = 0
         if not self._leaving:
-            self.deadline = self._host.now + self._host.limits.write_timeout_s
+            limits = self._host.limits
+            self.moved_at = self._host.now
+            self.deadline = self._host.now + limits.write_timeout_s
+            self._write_end = self.deadline + waiting / limits.slowest_bytes_per_s
         self._flush()
 
     def _flush(self) -> None:
@@ -335,12 +387,10 @@ class Connection:
             self._watch()
 
     def _count_sent(self, sent: int) -> None:
-        self._unsent -= sent
+        self.unsent -= sent
         self._host.unsent -= sent
-        self._read += sent
-        if self._read >= _RENEWAL_BYTES and not self._leaving:
-            self._read = 0
-            self.deadline = self._host.now + self._host.limits.write_timeout_s
+        if self._move(sent) and not self._leaving:
+            self.deadline = min(self._host.now + self._host.limits.write_timeout_s, self._write_end)
 
     def _all_sent(self) -> None:
         if not self._last:

@@ -32,14 +32,17 @@ class MethodTable:
     """Every method the outside may call, by its name on the wire.
 
     local: the store is on this machine, so that calls which are `quick` need no worker.
+    multicall_bytes: once the answers within a system.multicall are larger together, its other calls are not made.
     """
 
-    def __init__(self, clock: Clock | None = None, *, local: bool = False) -> None:
+    def __init__(
+        self, clock: Clock | None = None, *, local: bool = False, multicall_bytes: int = 64 * 1024 * 1024
+    ) -> None:
         self._local = local
         self._clock = clock or SystemClock()
         self._methods: dict[str, Method] = {}
         self.get = self._methods.get
-        self.add(System(self), prefix="system.")
+        self.add(System(self, multicall_bytes), prefix="system.")
 
     def add(self, instance: object, prefix: str = "") -> None:
         """Take in every marked method of an object, under `prefix` and its name.

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hqueue import wire
-from hqueue.errors import HQueueError, InternalError, LimitExceededError
+from hqueue.errors import HQueueError, InternalError
 from hqueue.rpc import http
 from hqueue.rpc.introspection import as_fault
 from hqueue.rpc.method import Method, Page, Where
@@ -73,7 +73,6 @@ class Workers:
 
 _log = logging.getLogger(__name__)
 
-_LARGE_ANSWER_BYTES: Final = 256 * 1024
 _METHOD_NAME: Final = re.compile(rb"<methodName>\s*([\w.]{1,60})\s*</methodName>")
 
 
@@ -82,7 +81,6 @@ class Host(Protocol):
 
     limits: Limits
     stopping: bool
-    unsent: int
 
     def on_loop(self) -> bool:
         """Tell whether this is the loop's own thread."""
@@ -135,7 +133,7 @@ class RequestHandler:
         if head.coding or len(body) > self._host.limits.loop_body_bytes:
             found = _METHOD_NAME.search(body, 0, 1024)
             workers = self._workers_for(self._table.get(found[1].decode()) if found else None)
-            workers.submit(partial(self._read_and_answer, head, body, connection.peer, deliver))
+            workers.submit(partial(self._read_and_answer, connection, head, body, deliver))
             return
         try:
             name, params = wire.loads_request(body, max_depth=self._host.limits.max_depth)
@@ -157,18 +155,18 @@ class RequestHandler:
 
     def _read_and_answer(
         self,
+        connection: Connection,
         head: Head,
         body: bytes | bytearray,
-        peer: str,
         deliver: Callable[[list[bytes]], None],
     ) -> None:
         try:
-            plain = http.decode_body(body, head.coding, self._host.limits.max_request_bytes)
+            plain = http.decode_body(body, head.coding, self._host.limits.max_request_bytes, connection.share.take)
             name, params = wire.loads_request(plain, max_depth=self._host.limits.max_depth)
         except Exception as error:  # noqa: BLE001 - as above
             deliver(_fault(as_fault("reading a call", error)))
             return
-        self._table.answer(name, params, peer, deliver)
+        self._table.answer(name, params, connection.peer, deliver)
 
     def _answer_page(self, connection: Connection, head: Head, get_page: Callable[[str], Page]) -> None:
         try:
@@ -194,9 +192,6 @@ class RequestHandler:
     def _deliver(self, connection: Connection, head: Head, pieces: list[bytes]) -> None:
         """Send an XML answer; called on whichever thread has it."""
         size = sum(map(len, pieces))
-        if size > _LARGE_ANSWER_BYTES and self._host.unsent + size > self._host.limits.max_unsent_bytes:
-            pieces = _fault(LimitExceededError("too many large answers wait to be read; try again shortly"))
-            size = len(pieces[0])
         gzipped = head.accepts_gzip and size >= self._host.limits.gzip_min_bytes and not self._host.on_loop()
         if gzipped:
             pieces = http.gzip_pieces(pieces)

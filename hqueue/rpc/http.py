@@ -13,10 +13,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from hqueue.errors import LimitExceededError, MalformedRequestError
+from hqueue.errors import HQueueError, LimitExceededError, MalformedRequestError, ServerBusyError
+from hqueue.wire import dumps_fault, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,17 @@ class Limits:
     """Between requests."""
     write_timeout_s: float = 60.0
     """For each 64 KiB of an answer to be read."""
+    slowest_bytes_per_s: int = 64 * 1024
+    """An answer that is read more slowly than this, and not within `write_timeout_s`, is dropped."""
     shutdown_s: float = 10.0
     """For requests in hand to be answered when the server stops."""
     loop_body_bytes: int = 64 * 1024
     """Larger bodies are read by a worker."""
     gzip_min_bytes: int = 64 * 1024
     """Smaller answers are not worth packing."""
-    max_unsent_bytes: int = 1024 * 1024 * 1024
+    max_received_bytes: int = 256 * 1024 * 1024
+    """Of all requests together, as sent and as unpacked, until they are answered; a large one beyond it is refused."""
+    max_unsent_bytes: int = 512 * 1024 * 1024
     """Of all answers together that wait for their callers to read them; a large one beyond it becomes a fault."""
     workers: int = 8
     farm_workers: int = 4
@@ -56,7 +61,8 @@ _FIELD_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _AUTHORITY: Final = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _MAX_FIELDS: Final = 100
-_GUNZIP_BYTES: Final = 256 * 1024
+_UNPACK_BYTES: Final = 256 * 1024
+_PACKED_BYTES: Final = 16 * 1024
 
 
 class RefusedError(Exception):
@@ -86,9 +92,10 @@ class Head:
     expects_continue: bool
 
 
-def parse_head(block: bytes) -> Head:
+def parse_head(block: bytes, door: guard.Door | None = None) -> Head:
     """Read a head: everything before the empty line.
 
+    door: what `guard` refuses is refused; without it, nothing is.
     Errors: RefusedError.
     """
     line, *field_lines = block.replace(b"\r\n", b"\n").split(b"\n")
@@ -100,6 +107,10 @@ def parse_head(block: bytes) -> Head:
     if expectation not in {b"", b"100-continue"}:
         raise RefusedError(417, "this server knows no expectation but 100-continue")
     coding = fields.get(b"content-encoding", b"").lower().decode("latin-1")
+    if door is not None:
+        refusal = guard.refusal(door, method, path, lambda name: fields.get(name.encode(), b"").decode("latin-1"))
+        if refusal:
+            raise RefusedError(403, refusal)
     return Head(
         method=method,
         path=path,
@@ -256,31 +267,51 @@ def _too_large(limit: int) -> LimitExceededError:
     return LimitExceededError(f"the request is larger than this server accepts: {limit} bytes")
 
 
-def decode_body(data: bytes | bytearray, coding: str, limit: int) -> bytes | bytearray:
+def decode_body(
+    data: bytes | bytearray, coding: str, limit: int, hold: Callable[[int], bool] = lambda _size: True
+) -> bytes | bytearray:
     """Return the body without its compression.
 
-    Errors: LimitExceededError before more than the limit is unpacked, MalformedRequestError.
+    hold: told of each piece's size, answers whether there is room for it.
+    Errors: LimitExceededError before more than the limit is unpacked, ServerBusyError, MalformedRequestError.
     """
     if not coding:
         return data
-    if coding != "gzip":
-        raise MalformedRequestError(f"the request is compressed as {coding[:40]!r}; send it plain or as gzip")
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    if coding not in {"gzip", "deflate"}:
+        raise MalformedRequestError(
+            f"the request is compressed as {coding[:40]!r}; send it plain, as gzip or as deflate"
+        )
+    packing = "gzipped" if coding == "gzip" else "deflated"
+    unpacker = zlib.decompressobj(_window_bits(data, coding))
     unpacked = bytearray()
     try:
-        while not unpacker.eof:
-            piece = unpacker.decompress(data, _GUNZIP_BYTES)
-            unpacked += piece
-            if len(unpacked) > limit:
-                raise LimitExceededError(f"the request is larger than this server accepts, unpacked: {limit} bytes")
-            data = unpacker.unconsumed_tail
-            if not piece and not data and not unpacker.eof:
-                raise MalformedRequestError("the gzipped request ends before its end")
+        # In small pieces: what is left of one is copied for each step.
+        for start in range(0, len(data), _PACKED_BYTES):
+            packed: bytes | memoryview = memoryview(data)[start : start + _PACKED_BYTES]
+            full = False
+            while (packed or full) and not unpacker.eof:
+                piece = unpacker.decompress(packed, _UNPACK_BYTES)
+                packed, full = unpacker.unconsumed_tail, len(piece) == _UNPACK_BYTES
+                if len(unpacked) + len(piece) > limit:
+                    raise LimitExceededError(f"the request is larger than this server accepts, unpacked: {limit} bytes")
+                if not hold(len(piece)):
+                    raise ServerBusyError("too many large requests are arriving; try again shortly")
+                unpacked += piece
+            if packed or unpacker.unused_data:
+                raise MalformedRequestError(f"the {packing} request goes on after its end")
     except zlib.error:
-        raise MalformedRequestError("the request says it is gzipped, but it is not") from None
-    if unpacker.unused_data:
-        raise MalformedRequestError("the gzipped request goes on after its end")
+        raise MalformedRequestError(f"the request says it is {packing}, but it is not") from None
+    if not unpacker.eof:
+        raise MalformedRequestError(f"the {packing} request ends before its end")
     return unpacked
+
+
+def _window_bits(data: bytes | bytearray, coding: str) -> int:
+    """Return what tells zlib how the data are wrapped: deflate by zlib, or, in error, not at all."""
+    if coding == "gzip":
+        return zlib.MAX_WBITS | 16
+    wrapped = len(data) > 1 and data[0] & 15 == 8 and (data[0] << 8 | data[1]) % 31 == 0
+    return zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
 
 
 def gzip_pieces(pieces: Iterable[bytes]) -> list[bytes]:
@@ -321,6 +352,14 @@ def text_answer(
     lines = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}{extra}"
     head = lines.encode("latin-1", "replace") + _connection(old=old, keep=keep) + b"\r\n\r\n"
     return head if only_head else head + body
+
+
+def error_answer(head: Head | None, error: HQueueError, status: int, *, keep: bool) -> bytes:
+    """Return an answer that says what is wrong: a fault to a call, a text with the status to anything else."""
+    if head is None or head.method != "POST" or head.path not in RPC_PATHS:
+        return text_answer(status, f"{error.message}\n", keep=keep)
+    fault = dumps_fault(error.code, error.message)
+    return xml_head(head, len(fault), gzipped=False, keep=keep) + fault
 
 
 def _connection(*, old: bool, keep: bool) -> bytes:

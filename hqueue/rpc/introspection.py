@@ -10,7 +10,8 @@ import logging
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from hqueue.errors import HQueueError, InternalError, InvalidArgumentError
+from hqueue import wire
+from hqueue.errors import HQueueError, InternalError, InvalidArgumentError, LimitExceededError
 from hqueue.rpc.method import Method, Where, exposed
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ class _Table(Protocol):
 class System:
     """The methods whose names begin with `system.`."""
 
-    def __init__(self, table: _Table) -> None:
+    def __init__(self, table: _Table, multicall_bytes: int) -> None:
         self._table = table
+        self._multicall_bytes = multicall_bytes
 
     @exposed(Where.LOOP, name="listMethods")
     def list_methods(self) -> list[str]:
@@ -76,17 +78,22 @@ class System:
         """Make several calls in order.
 
         Shapes: each call is {methodName, params}; each result is a list with the value in it, or the struct
-        {faultCode, faultString}, and a fault does not stop the calls after it.
+        {faultCode, faultString}, and a fault does not stop the calls after it. Once the answers are larger together
+        than one answer may be, every further call is such a fault, and is not made.
         """
         if not isinstance(calls, list):
             raise InvalidArgumentError(f"system.multicall takes a list of calls, not {type(calls).__name__}")
         results: list[Any] = [None] * len(calls)
+        room = self._multicall_bytes
         pending: list[tuple[int, str, Future[Any]]] = []
         for index, call in enumerate(calls):
             name, params = _read_call(call)
             # Calls of one method in a row share their commit; what comes next has to see what they did.
             if pending and pending[-1][1] != name:
-                _collect(pending, results)
+                room -= _collect(pending, results)
+            if room < 0:
+                results[index] = _TOO_MUCH
+                continue
             try:
                 value = self._call(name, params, peer)
             except HQueueError as error:
@@ -96,6 +103,7 @@ class System:
                 pending.append((index, name, value))
             else:
                 results[index] = [value]
+                room -= _size(value)
         _collect(pending, results)
         return results
 
@@ -116,17 +124,37 @@ def _read_call(call: Any) -> tuple[str, list[Any]]:
     return "", []
 
 
-def _collect(pending: list[tuple[int, str, Future[Any]]], results: list[Any]) -> None:
+def _collect(pending: list[tuple[int, str, Future[Any]]], results: list[Any]) -> int:
+    """Wait for calls, and return about how large their answers are."""
+    size = 0
     for index, name, future in pending:
         try:
             results[index] = [future.result()]
+            size += _size(results[index])
         except BaseException as error:  # noqa: BLE001 - becomes the fault of this entry
             results[index] = _fault(as_fault(name, error))
     pending.clear()
+    return size
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes a value is in an answer."""
+    if isinstance(value, wire.Raw):
+        return len(value.xml)
+    if isinstance(value, str | bytes):
+        return 20 + len(value)
+    if isinstance(value, dict):
+        return 20 + sum(40 + _size(each) for each in value.values())
+    return 20 + (sum(map(_size, value)) if isinstance(value, list | tuple) else 0)
 
 
 def _fault(error: HQueueError) -> dict[str, Any]:
     return {"faultCode": error.code, "faultString": error.message}
+
+
+_TOO_MUCH: Final = _fault(
+    LimitExceededError("the answers before fill this system.multicall, so this call was not made; make fewer at once")
+)
 
 
 def as_fault(name: str, error: BaseException) -> HQueueError:

@@ -76,7 +76,19 @@ def exposed(
 class Method:
     """One entry of the table."""
 
-    __slots__ = ("_call", "_most", "_needs", "_quick", "_wants_peer", "big", "help", "name", "signature", "where")
+    __slots__ = (
+        "_call",
+        "_defaults",
+        "_most",
+        "_needs",
+        "_quick",
+        "_wants_peer",
+        "big",
+        "help",
+        "name",
+        "signature",
+        "where",
+    )
 
     def __init__(
         self,
@@ -97,10 +109,13 @@ class Method:
         self._needs = 0
         self._most: float = 0
         self._wants_peer = False
+        self._defaults: list[tuple[int, Any]] = []
         for parameter in self.signature.parameters.values():
             if parameter.kind is parameter.VAR_POSITIONAL:
                 self._most = math.inf
             elif parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
+                if parameter.default is not parameter.empty:
+                    self._defaults.append((int(self._most), parameter.default))
                 self._most += 1
                 self._needs += parameter.default is parameter.empty
             elif parameter.kind is parameter.KEYWORD_ONLY and parameter.name == "peer":
@@ -109,12 +124,16 @@ class Method:
                 raise TypeError(f"{name}: XML-RPC has positional arguments only, {parameter} can never be given")
 
     def __call__(self, params: list[Any], peer: str) -> Any:
-        """Call it with what was sent.
+        """Call it with what was sent; None and "" stand for the default, for many callers can leave out only the last.
 
         Errors: WrongArgumentsError, raised before the call; whatever the method raises.
         """
         if not self._needs <= len(params) <= self._most:
             raise self._wrong_arguments(params)
+        for index, default in self._defaults[: len(params) - self._needs]:
+            value = params[index]
+            if value is None or (isinstance(value, str) and not value):
+                params = [*params[:index], default, *params[index + 1 :]]
         if self._wants_peer:
             return self._call(*params, peer=peer)
         return self._call(*params)

@@ -18,12 +18,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from xmlrpc.server import SimpleXMLRPCServer
 
-from hqueue.rpc import http
+from hqueue.errors import ServerBusyError
+from hqueue.rpc import http, room
 from hqueue.rpc.connection import Connection
 from hqueue.rpc.dispatch import Method, MethodTable, Where
 from hqueue.rpc.handler import RequestHandler
 from hqueue.rpc.http import Limits
 from hqueue.rpc.method import Page
+from hqueue.wire.guard import Door
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +49,7 @@ class FarmServer(SimpleXMLRPCServer):
 
     table: the methods; `register_function` and `register_instance` add to it.
     get_page: answers GET and HEAD for a path (without its query), on a worker; without it they are 404.
+    door: the names under which browsers may reach it.
     Errors: OSError when the address cannot be listened on.
     """
 
@@ -61,12 +64,14 @@ class FarmServer(SimpleXMLRPCServer):
         clock: Clock,
         limits: Limits | None = None,
         get_page: Callable[[str], Page] | None = None,
+        door: Door | None = None,
     ) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
+        self.address_family = _family(*address)
         self.limits = limits or Limits()
+        self.door = door or Door()
         self.table = table
         self.unsent = 0
+        self.received = room.Budget(self.limits.max_received_bytes)
         self.now = clock.monotonic()
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self._clock = clock
@@ -75,6 +80,7 @@ class FarmServer(SimpleXMLRPCServer):
         self._later: deque[Connection] = deque()
         self._no_room = False
         self._full = False
+        self._made_room_at = -1.0
         self._next_sweep = self.now
         self._handler = RequestHandler(table, self, get_page)
         self._state = threading.RLock()  # a signal handler may call shutdown() in the middle of anything
@@ -89,6 +95,12 @@ class FarmServer(SimpleXMLRPCServer):
         self.socket.settimeout(0)
 
     # --- The library's contract ---
+
+    def server_bind(self) -> None:
+        """Take the address; `::` is every address, those of IPv4 too."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def serve_forever(self, poll_interval: float = _POLL_S) -> None:
         """Serve until `shutdown`; return at once if that came before."""
@@ -184,8 +196,21 @@ class FarmServer(SimpleXMLRPCServer):
             connection.close()
 
     def _complete(self, connection: Connection, pieces: list[bytes], keep: bool) -> None:
-        connection.answer(pieces, keep=keep)
+        self._answer(connection, pieces, keep)
         connection.advance()
+
+    def _answer(self, connection: Connection, pieces: list[bytes], keep: bool) -> None:
+        size = sum(map(len, pieces))
+        if size > room.SMALL_BYTES:
+            while self.unsent + size > self.limits.max_unsent_bytes:
+                slow = room.slowest_reader(self._connections, self.now)
+                if slow is None:
+                    error = ServerBusyError("too many large answers wait to be read; try again shortly")
+                    connection.answer_error(error, keep=keep)
+                    return
+                _log.warning("the answer to %s is not read, and dropped to make room for others", slow.peer)
+                slow.make_way()
+        connection.answer(pieces, keep=keep)
 
     def _sweep(self) -> None:
         for connection in [each for each in self._connections if each.deadline <= self.now]:
@@ -238,7 +263,11 @@ class FarmServer(SimpleXMLRPCServer):
 
     def _welcome(self, accepted: socket.socket, peer: str) -> None:
         limit = self.limits.max_connections
-        if len(self._connections) >= limit + _ACCEPTS_PER_TURN:
+        if len(self._connections) >= limit and self._made_room_at != self.now:
+            self._made_room_at = self.now
+            for idle in room.longest_idle(self._connections, self.now):
+                idle.close()
+        if len(self._connections) >= limit + room.REFUSED_AT_ONCE:
             accepted.close()
             return
         try:
@@ -274,6 +303,16 @@ class FarmServer(SimpleXMLRPCServer):
 
     # --- What connections ask for ---
 
+    def make_room(self, connection: Connection, size: int) -> bool:
+        """Refuse the requests that stand still, the slowest first, until there is room for so many bytes."""
+        while self.received.used + size > self.received.most:
+            slow = room.slowest_sender(self._connections - {connection}, self.now)
+            if slow is None:
+                return False
+            _log.warning("the request of %s stands still, and is refused to make room for others", slow.peer)
+            slow.make_way()
+        return True
+
     def go_on_later(self, connection: Connection) -> None:
         """Let the other connections have their turn before this one's next requests."""
         self._later.append(connection)
@@ -297,7 +336,13 @@ class FarmServer(SimpleXMLRPCServer):
     def post(self, connection: Connection, pieces: list[bytes], *, keep: bool) -> None:
         """Send an answer, from whichever thread has it."""
         if self.on_loop():
-            connection.answer(pieces, keep=keep)
+            self._answer(connection, pieces, keep)
         else:
             self._answers.append((connection, pieces, keep))
             self._wake()
+
+
+def _family(host: str, port: int) -> socket.AddressFamily:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    families = [each[0] for each in found]
+    return socket.AF_INET if socket.AF_INET in families else families[0]

@@ -5,6 +5,7 @@ source   the bytes of a document to text an XML reader takes
 reading  documents to values, any well-formed one
 quick    documents to values, the usual shape, four times as fast
 scalars  the text of one value to the value
+guard    which requests of browsers are refused
 """
 
 from hqueue.wire.reading import loads_request, loads_response

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from xmlrpc.client import ServerProxy
 
 import pytest
 
@@ -378,6 +381,33 @@ class TestDaemons:
             timeout=PATIENCE_S,
             check=False,
         )
+
+    def test_few_descriptors(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HQUEUE_LISTEN_PORT", "0")
+        (tmp_path / "hqserver.ini").write_text("[main]\nheartbeat_s = 0.5\n", encoding="utf-8")
+        command = shlex.join(program("hqserver", "--port", "0", "--with-client"))
+        daemon = Daemon(tmp_path, "hqserver", ["bash", "-c", f"ulimit -Sn 250; ulimit -Hn 400; exec {command}"])
+        try:
+            daemon.start()
+            url = daemon.ready_line.split()[4]
+            with contextlib.ExitStack() as stack, ServerProxy(url) as proxy:
+                assert proxy.ping() is True
+                address = ("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
+                for _ in range(450):
+                    stack.enter_context(socket.create_connection(address, timeout=PATIENCE_S))
+                ids = [proxy.newjob({"name": f"Käfer {number}"})[0] for number in range(20)]
+                assert [job["id"] for job in proxy.getJobs(ids, ["id"])] == ids
+            code, limits, err = run(None, "--server", url, "submit", "--wait", "--name", "files", "--", "ulimit -n")
+            assert code == 0, err
+            assert run(None, "--server", url, "output", limits.split()[0])[1] == "250\n"
+            assert daemon.stop(signal.SIGTERM) == 0
+            log = daemon.log.read_text(encoding="utf-8")
+            assert "may open 400 files, so there are at most 120 connections, not max_connections = 4096" in log
+            assert " ERROR " not in log
+        finally:
+            if daemon.is_running():
+                daemon.kill()
+            end_all_below(tmp_path)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_farm_of_one_machine(self, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:

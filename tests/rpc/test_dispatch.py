@@ -321,6 +321,18 @@ def test_multicall(table: MethodTable) -> None:
     assert table.dispatch("system.multicall", [[]]) == []
 
 
+def test_multicall_ends_when_its_answers_grow_too_large(api: Api) -> None:
+    table = MethodTable(multicall_bytes=1000)
+    table.add(api)
+    table.add_method(Method("repeat", lambda text, times: [text] * times, Where.WORKER))
+    calls = [entry("repeat", "ü" * 100, 5), entry("repeat", "x", 40), entry("note", "a"), entry("note", "b")]
+    results = table.dispatch("system.multicall", [calls])
+    assert [len(result[0]) for result in results[:2]] == [5, 40]
+    assert [result["faultCode"] for result in results[2:]] == [10, 10]
+    assert "this call was not made" in results[3]["faultString"]
+    assert api.seen == []
+
+
 def test_multicall_waits_before_another_method(table: MethodTable, api: Api) -> None:
     done: list[list[Any]] = []
     calls = [entry("later", "a"), entry("later", "b"), entry("note", "c"), entry("later", "d")]

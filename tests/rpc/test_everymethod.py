@@ -101,6 +101,43 @@ def test_too_few_and_too_many_arguments_are_faults_that_name_the_signature(api):
                 api.call(name)
 
 
+@pytest.mark.parametrize("nothing", ["", None])
+def test_an_empty_text_stands_for_an_argument_that_is_left_out(api, nothing):
+    """Callers without nil can leave out only the last."""
+
+    def outcome(name, params):
+        try:
+            return wire.dumps_response(api.call(name, *params))
+        except errors.HQueueError as error:
+            return error.code, error.message
+
+    api.farm.machine("farm-ü")
+    api.newjob([{"name": "Bild-ä", "command": "c"}] * 2)
+    tried = []
+    for name in users_methods(api):
+        parameters = api.table.find(name).parameters()
+        optional = sum(each.default is not each.empty for each in parameters)
+        if optional:
+            tried.append(name)
+            needed = [1] * (len(parameters) - optional)
+            left_out = outcome(name, needed)
+            for count in range(1, optional + 1):
+                assert outcome(name, [*needed, *[nothing] * count]) == left_out, (name, count)
+    assert {"getClients", "getClientGroups", "getResources", "getJobOutput", "getChanges", "newjob"} <= set(tried)
+
+
+@pytest.mark.parametrize("nothing", ["", None, 0])
+def test_no_ids_are_all(api, nothing):
+    api.farm.machine("farm-ü")
+    api.call("createClientGroup", "größe")
+    api.call("createResource", "lizenz", 1)
+    api.newjob([{"name": "Bild-ä", "command": "c"}])
+    api.addNote("x", None, 1)
+    for name in ("getClients", "getClientGroups", "getResources", "getNoteThreads", "getLatestNotes"):
+        assert len(api.call(name, nothing)) == len(api.call(name)) > 0, name
+        assert api.call(name, []) == [], name
+
+
 def test_every_method_tells_what_it_does_and_where_that_comes_from(api):
     for name in users_methods(api):
         first, *rest = api.table.find(name).help.splitlines()

@@ -33,6 +33,37 @@ class TestPages:
         assert pages(api, limit=2, order="-id") == [[5, 4], [3, 2], [1]]
         assert api.listJobs()["jobs"] == api.getJobs([1, 2, 3, 4, 5])
 
+    @pytest.mark.parametrize(
+        ("query", "said"),
+        [
+            ({"name": "a" * 60_000}, "query.name is 'a"),
+            ({"name": "ü" * 1001}, "of 1001 characters, but at most 1000"),
+            ({"name": "[" * 3000}, "3000 characters"),
+            ({"name": "*a" * 17}, "with 17 stars, but at most 16 are taken"),
+            ({"tag": "/" * 60_000}, "query.tag is '/"),
+        ],
+    )
+    def test_patterns_have_limits(self, api, query, said):
+        with pytest.raises(errors.InvalidArgumentError) as caught:
+            api.listJobs(query)
+        assert said in caught.value.message
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            {"name": "*a" * 15 + "*b"},
+            {"name": "%_/" * 333},
+            {"name": "[" * 1000},
+            {"name": "[!" + "ü" * 998},
+            {"name": "?*" * 16},
+            {"tag": '%_/"\\' * 200},
+            {"submittedBy": "x" * 100_000},
+        ],
+    )
+    def test_patterns_within_their_limits_are_answered(self, api_everywhere, query):
+        api_everywhere.newjob([{"name": "a" * 20_000}] * 3)
+        assert len(api_everywhere.listJobs(query)["jobs"]) == (3 if query == {"name": "?*" * 16} else 0)
+
     def test_cursors_stay_right_while_jobs_come_and_go(self, api):
         api.newjob([{"name": "x"}] * 6)
         first = api.listJobs({"limit": 3, "attribs": "id"})

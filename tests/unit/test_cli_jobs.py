@@ -349,9 +349,10 @@ class TestWait:
 
     def test_server_that_restarts_is_waited_for(self, capsys: pytest.CaptureFixture[str]) -> None:
         away, busy = UnreachableError("weg"), FaultError(50, "the database is away")
-        code, clock = self.wait([job(1)], away, away, busy, [job(1, "succeeded")])
+        full = FaultError(53, "no room")
+        code, clock = self.wait([job(1)], away, away, busy, full, [job(1, "succeeded")])
         assert code == 0
-        assert len(clock.waits) == 4
+        assert len(clock.waits) == 5
         written = capsys.readouterr().err
         assert written.count("weg") == 1
         assert "the server answers again" in written

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import random
+import time
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hqueue.errors import HQueueError, LimitExceededError, MalformedRequestError
+from hqueue.errors import HQueueError, LimitExceededError, MalformedRequestError, ServerBusyError
 from hqueue.rpc import http
 
 
@@ -257,6 +259,37 @@ def test_other_codings_are_named() -> None:
         http.decode_body(b"x", "br", 10)
 
 
+@pytest.mark.parametrize("bits", [zlib.MAX_WBITS, -zlib.MAX_WBITS, 9, -9])
+@given(st.binary(max_size=300), st.sampled_from([1, 300, 5000]))
+def test_deflate_bodies_with_and_without_their_wrapping(bits: int, data: bytes, times: int) -> None:
+    packer = zlib.compressobj(wbits=bits)
+    packed = packer.compress(data * times) + packer.flush()
+    assert http.decode_body(packed, "deflate", len(data) * times) == data * times
+    with pytest.raises(MalformedRequestError, match="the deflated request ends before its end"):
+        http.decode_body(packed[:-1], "deflate", len(data) * times)
+    with pytest.raises(MalformedRequestError, match="the deflated request goes on after its end"):
+        http.decode_body(packed + b"x", "deflate", len(data) * times)
+
+
+def test_unpacking_costs_what_it_unpacks() -> None:
+    """What is not unpacked yet is not copied again for each piece."""
+    data = gzip.compress(random.Random(7).randbytes(60_000_000), 0)
+    began = time.process_time()
+    zlib.decompress(data, zlib.MAX_WBITS | 16)
+    at_once = time.process_time() - began
+    began = time.process_time()
+    assert len(http.decode_body(data, "gzip", 60_000_000)) == 60_000_000
+    assert time.process_time() - began < 10 * at_once + 0.5
+
+
+def test_what_is_unpacked_has_to_find_room() -> None:
+    taken: list[int] = []
+    packed = gzip.compress(bytes(10_000_000))
+    with pytest.raises(ServerBusyError, match="try again"):
+        http.decode_body(packed, "gzip", 10**9, lambda size: taken.append(size) or sum(taken) < 2_000_000)
+    assert 2_000_000 <= sum(taken) < 3_000_000
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_our_errors(data: bytes) -> None:
     for attempt in (
@@ -264,6 +297,7 @@ def test_no_bytes_raise_anything_but_our_errors(data: bytes) -> None:
         lambda: http.parse_head(b"POST / HTTP/1.1\r\n" + data),
         lambda: http.Body(-1, 100).feed(data),
         lambda: http.decode_body(data, "gzip", 100),
+        lambda: http.decode_body(data, "deflate", 100),
     ):
         with contextlib.suppress(http.RefusedError, HQueueError):
             attempt()
