@@ -135,6 +135,7 @@ class Daemon:
             before=self._journal.sync,
             on_answer=lambda call, value: self._post(partial(self._answered, call, value)),
             on_failure=lambda call, error: self._post(partial(self._failed, call, error)),
+            authorization=config.server.authorization,
         )
 
     @property
