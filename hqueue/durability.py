@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
-from hqueue.errors import StoreUnavailableError
+from hqueue.errors import HQueueError, StoreUnavailableError
+from hqueue.folders import flush_folder
+from hqueue.service import Consumer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    Told = Callable[[StoreUnavailableError | None], None]
+    from hqueue.service import OnDeath
+
+    Told = Callable[[BaseException | None], None]
 
 log = logging.getLogger(__name__)
 
@@ -32,73 +35,49 @@ class Flusher:
     Other databases flush at each commit; for these (`path` is None) everybody is told at once.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, on_death: OnDeath) -> None:
         self._path = path
-        self._waiting: list[Told] = []
-        self._arrived = threading.Condition()
-        self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._service: Consumer[Future[None]] = Consumer(
+            "flusher", on_death, group=self._flush_for, fail=self._refuse, finish=True
+        )
 
     def start(self) -> None:
         """Start the thread; do nothing if it runs or none is needed."""
-        if self._path is None or self._thread is not None:
-            return
-        flush_folder(self._path.parent)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
-        self._thread.start()
+        if self._path is not None:
+            flush_folder(self._path.parent)
+            self._service.start()
 
     def stop(self) -> None:
         """Flush for those who still wait, then stop."""
-        with self._arrived:
-            self._stopping = True
-            self._arrived.notify()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._service.stop()
 
     def when_durable(self, told: Told) -> None:
         """Call back once all that is committed now survives a power cut, with the error if that cannot be."""
-        with self._arrived:
-            if self._thread is not None and not self._stopping:
-                self._waiting.append(told)
-                self._arrived.notify()
-                return
-        # Without a thread, before the start or at the end, whoever asks does it.
-        told(self._flush_once())
+        flushed: Future[None] = Future()
+        flushed.add_done_callback(lambda _: told(flushed.exception()))
+        self._service.put(flushed)
 
     def wait(self) -> None:
         """Return once all that is committed now survives a power cut.
 
-        Errors: StoreUnavailableError.
+        Errors: StoreUnavailableError; OutcomeUnknownError when the flusher dies.
         """
-        done = threading.Event()
-        errors: list[StoreUnavailableError] = []
+        flushed: Future[None] = Future()
+        self._service.put(flushed)
+        flushed.result()
 
-        def told(error: StoreUnavailableError | None) -> None:
-            if error is not None:
-                errors.append(error)
-            done.set()
+    def _flush_for(self, arrived: Iterator[Future[None]]) -> None:
+        waiting = list(arrived)
+        error = self._flush_once()
+        for flushed in waiting:
+            _tell(flushed, error)
 
-        self.when_durable(told)
-        done.wait()
-        if errors:
-            raise errors[0]
-
-    def _run(self) -> None:
-        while True:
-            with self._arrived:
-                while not self._waiting and not self._stopping:
-                    self._arrived.wait()
-                waiting, self._waiting = self._waiting, []
-                if not waiting:
-                    return
-            error = self._flush_once()
-            for told in waiting:
-                try:
-                    told(error)
-                except Exception:
-                    log.exception("somebody who waited for the disk failed")
+    def _refuse(self, flushed: Future[None], error: HQueueError) -> None:
+        if isinstance(error, StoreUnavailableError):
+            # Without a thread, before the start or at the end, whoever asks does it.
+            _tell(flushed, self._flush_once())
+        elif not flushed.done():
+            _tell(flushed, error)
 
     def _flush_once(self) -> StoreUnavailableError | None:
         if self._path is None:
@@ -119,17 +98,13 @@ class Flusher:
         return None
 
 
+def _tell(flushed: Future[None], error: HQueueError | None) -> None:
+    if error is None:
+        flushed.set_result(None)
+    else:
+        flushed.set_exception(error)
+
+
 def _unavailable(error: OSError) -> StoreUnavailableError:
     log.error("the write-ahead log cannot be flushed: %s", error)
     return StoreUnavailableError("the server's disk does not take what was written; look into the server's log")
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut; Windows needs nothing of the kind."""
-    if sys.platform == "win32":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -127,6 +127,12 @@ class UnsupportedError(HQueueError):
     code = 51
 
 
+class OutcomeUnknownError(HQueueError):
+    """The server ends because of an error of its own; look whether the call was carried out before you repeat it."""
+
+    code = 52
+
+
 class ServerBusyError(HQueueError):
     """The server has no room for this at the moment; nothing was changed, try again shortly."""
 

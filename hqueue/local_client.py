@@ -9,12 +9,16 @@ import resource
 import socket
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Final
 
+from hqueue.service import Loop
+
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
     from pathlib import Path
+
+    from hqueue.service import OnDeath
 
 log = logging.getLogger(__name__)
 
@@ -29,29 +33,25 @@ class LocalClient:
     files: the limits of open files that it, and so every command, is to have; the server has raised its own.
     """
 
-    def __init__(self, server_url: str, state_dir: Path, files: tuple[int, int]) -> None:
+    def __init__(self, server_url: str, state_dir: Path, files: tuple[int, int], on_death: OnDeath) -> None:
         command = [sys.executable, "-m", "hqueue.cli.hqclient", "--server", server_url, "--state-dir", str(state_dir)]
         self._process = _start(command + _port_options())
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # ended already
                 resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, files)
-        self._stopping = False
-        self._watcher = threading.Thread(target=self._watch, name="local_client", daemon=True)
+        self._watcher = Loop("local_client", self._watch, on_death, interrupt=self._process.terminate)
         self._watcher.start()
 
     def stop(self) -> None:
         """End it in order; the commands that it watches over go on."""
-        self._stopping = True
-        self._process.terminate()
-        self._watcher.join(_STOP_S)
-        if self._watcher.is_alive():
+        if not self._watcher.stop(_STOP_S):
             log.warning("the client on this machine does not stop; it is killed, what it runs goes on")
             self._process.kill()
-            self._watcher.join()
+            self._watcher.stop()
 
-    def _watch(self) -> None:
+    def _watch(self, stopping: threading.Event) -> None:
         code = self._process.wait()
-        if code and not self._stopping:
+        if code and not stopping.is_set():
             log.error(
                 "the client on this machine has ended (exit code %d, it said why); the farm has to do without", code
             )

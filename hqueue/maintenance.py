@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.errors import StoreUnavailableError
-from hqueue.lifecycle import troubles
+from hqueue.lifecycle import bulk, troubles
 from hqueue.lifecycle.runs import store_progress
 from hqueue.schema import client
 
@@ -78,6 +77,6 @@ def carry_bulk_on(store: Store) -> int:
     more = True
     while more:
         with store.writing(durable=False) as session:
-            more = lifecycle.step(session)
+            more = bulk.step(session)
         steps += more
     return steps

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.clock import Clock, to_ms
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.errors import StoreUnavailableError
 from hqueue.lifecycle import blocklist, reservations
-from hqueue.lifecycle.runs import Placement
+from hqueue.lifecycle.bulk import below_unfinished
+from hqueue.lifecycle.runs import Placement, assign, lose_client
+from hqueue.lifecycle.status import apply
 from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_a_gap, plan
 from hqueue.schema import client, job, reservation, run
-from hqueue.states import JobEvent, JobStatus
+from hqueue.states import Cause, JobEvent, JobStatus
 from hqueue.store import chunks
 from hqueue.views.farmview import run_times
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0  # a lost nudge costs this much
+_MOST_RESCUED: Final = 1_000  # in one transaction
 # A job that waits for an emptier client looks again for the best one after this long, then after twice as long, …
 _LOOK_AGAIN_MS: Final = 60_000
 
@@ -62,13 +65,25 @@ class Scheduler:
         self._fits = FitTable()
         self._firsts = _Firsts(int(config.hold_after_s * 1000))
         self._waiting: list[Future[None]] = []
+        self._released = False
         self._mutex = threading.Lock()
         self._supervised_at_s: float | None = None
 
     def await_tick(self, done: Future[None]) -> None:
         """Resolve a future after the next tick that begins from now on."""
         with self._mutex:
-            self._waiting.append(done)
+            if not self._released:
+                self._waiting.append(done)
+                return
+        done.set_result(None)
+
+    def release(self) -> None:
+        """Let nobody wait for a tick any more, now and from now on: there may be none."""
+        with self._mutex:
+            self._released = True
+            waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.set_result(None)
 
     def tick(self) -> TickCounts:
         """Do everything that is due, and answer those who wait for it.
@@ -100,9 +115,9 @@ class Scheduler:
             if self._safely(partial(_lose, live)):
                 self.live_farm.leave(live.id)
                 counts.lost += 1
-        before_ms = to_ms(self.clock.now()) - int(self.config.rescue_abandoned_minutes * 60_000)
-        for job_id in self._to_rescue(before_ms):
-            counts.rescued += self._safely(partial(_rescue, job_id, before_ms, self.config.max_rescues))
+        before_ms = to_ms(self.clock.now()) - int(self.store.policy.rescue_abandoned_minutes * 60_000)
+        for job_ids in chunks(self._to_rescue(before_ms), _MOST_RESCUED):
+            counts.rescued += self._rescue(job_ids, before_ms)
         with self.store.reading() as connection:
             leftovers = connection.execute(_CLOSED_RESERVATION).first() is not None
         if leftovers:
@@ -110,10 +125,18 @@ class Scheduler:
 
     def _to_rescue(self, before_ms: int) -> list[int]:
         """Return the jobs whose clients were lost before a moment and have not come back."""
-        if not self.config.rescue_abandoned_minutes:
+        if not self.store.policy.rescue_abandoned_minutes:
             return []
         with self.store.reading() as connection:
             return list(connection.execute(_ABANDONED_BEFORE, {"moment": before_ms}).scalars())
+
+    def _rescue(self, job_ids: Sequence[int], before_ms: int) -> int:
+        """Rescue jobs, all at once; where one of them cannot be rescued, one by one. Return how many were."""
+        if self._safely(partial(_rescue, job_ids, before_ms)):
+            return len(job_ids)
+        if len(job_ids) == 1:
+            return 0
+        return sum(self._safely(partial(_rescue, [job_id], before_ms)) for job_id in job_ids)
 
     def _safely(self, function: Callable[[Session], object]) -> bool:
         """Run one item in a transaction of its own: a bad one is logged and holds up no other."""
@@ -132,7 +155,7 @@ class Scheduler:
         made = self._look(wait_for_roots=True)
         if made is None:
             with self.store.writing(durable=False) as session:
-                blocklist.step(session, self.config.max_client_failures)
+                blocklist.step(session)
             made = self._look(wait_for_roots=False) or Plan()
         assigned, withheld = self._give(made)
         if withheld:
@@ -150,7 +173,7 @@ class Scheduler:
         # Whoever hands the runs out waits for the disk; the next tick need not.
         with self.store.writing(durable=False) as session:
             possible, withheld = self._still_there(session, placements)
-            assigned = lifecycle.assign(session, possible)
+            assigned = assign(session, possible)
         roots = (each.candidate.root_id for each in made.placements if each.candidate.job_id in withheld)
         return assigned, frozenset(roots)
 
@@ -192,12 +215,12 @@ class Scheduler:
         """
         connection = session.connection
         taking = set(connection.execute(_TAKING, {"now": session.now_ms}).scalars())
-        withheld = lifecycle.below_unfinished(connection, [placement.job_id for placement in placements])
+        withheld = below_unfinished(connection, [placement.job_id for placement in placements])
         left_out = set(withheld)
         unready = blocklist.pending_roots(connection)
         if unready:
-            for part in chunks([placement.job_id for placement in placements]):
-                left_out.update(connection.execute(_BELOW_ROOTS, {"jobs": part, "roots": sorted(unready)}).scalars())
+            wanted = {"jobs": [placement.job_id for placement in placements], "roots": unready}
+            left_out.update(connection.execute(_BELOW_ROOTS, wanted).scalars())
         possible = [
             each
             for each in placements
@@ -282,8 +305,11 @@ class _Queue:
 
     def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
         """Return the next jobs of a requirement, in the queue's order."""
-        query = _NEXT_JOBS.where(job.c.root_id.not_in(self._unready)) if self._unready else _NEXT_JOBS
-        rows = self._connection.execute(query, {"wanted": requirement_id, "seen": seen, "most": most})
+        wanted = {"wanted": requirement_id, "seen": seen, "most": most}
+        if self._unready:
+            rows = self._connection.execute(_NEXT_READY_JOBS, {**wanted, "unready": self._unready})
+        else:
+            rows = self._connection.execute(_NEXT_JOBS, wanted)
         return [Candidate((-priority, root_id, job_id), requirement_id) for job_id, priority, root_id in rows]
 
     def since(self) -> dict[int, list[int]]:
@@ -302,11 +328,11 @@ _TAKING: Final = sa.select(client.c.id).where(
     client.c.refused_until <= sa.bindparam("now"),
 )
 _BELOW_ROOTS: Final = sa.select(job.c.id).where(
-    job.c.id.in_(sa.bindparam("jobs", expanding=True)),
-    job.c.root_id.in_(sa.bindparam("roots", expanding=True)),
+    job.c.id.in_(listed("jobs")),
+    job.c.root_id.in_(listed("roots")),
 )
 _ABANDONED_BEFORE: Final = (
-    sa.select(job.c.id)
+    sa.select(job.c.id, run.c.client_id)
     .join(run, run.c.id == job.c.run_id)
     .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at < sa.bindparam("moment"))
 )
@@ -361,18 +387,19 @@ _NEXT_JOBS: Final = (
 )
 
 
+_NEXT_READY_JOBS: Final = _NEXT_JOBS.where(job.c.root_id.not_in(listed("unready")))
+
+
 def _lose(live: LiveClient, session: Session) -> None:
     query = sa.select(client.c.hostname, client.c.name, client.c.lost).where(client.c.id == live.id)
     row = session.connection.execute(query).one_or_none()
     if row is not None and not row.lost:
-        lifecycle.lose_client(session, live.id, client_label(row.hostname, row.name))
+        lose_client(session, live.id, client_label(row.hostname, row.name))
 
 
-def _rescue(job_id: int, before_ms: int, max_rescues: int, session: Session) -> None:
-    query = _ABANDONED_BEFORE.add_columns(run.c.client_id).where(job.c.id == job_id)
-    row = session.connection.execute(query, {"moment": before_ms}).first()
-    if row is None:
-        return  # its client came back since the snapshot
-    cause = lifecycle.Cause(message="its client did not come back", max_rescues=max_rescues)
-    lifecycle.apply(session, JobEvent.RESCUE, [job_id], cause)
-    blocklist.try_last(session, job_id, row.client_id)
+def _rescue(job_ids: Sequence[int], before_ms: int, session: Session) -> None:
+    wanted = {"moment": before_ms, "jobs": job_ids}
+    rows = session.connection.execute(_ABANDONED_BEFORE.where(job.c.id.in_(listed("jobs"))), wanted)
+    clients = {row.id: row.client_id for row in rows}  # without those whose client came back since the snapshot
+    apply(session, JobEvent.RESCUE, list(clients), Cause(message="its client did not come back"))
+    blocklist.try_last(session, clients)

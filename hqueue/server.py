@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue import __version__, lifecycle, maintenance
+from hqueue import __version__, maintenance
 from hqueue.api import Pages, chapters
 from hqueue.clock import SystemClock
 from hqueue.context import make_context
 from hqueue.errors import ConfigError, HQueueError
 from hqueue.farm import FarmMethods
+from hqueue.lifecycle.repair import repair
 from hqueue.local_client import LocalClient
 from hqueue.rpc import room
 from hqueue.rpc.dispatch import MethodTable
@@ -26,7 +27,7 @@ from hqueue.rpc.http import Limits
 from hqueue.rpc.transport import FarmServer
 from hqueue.scheduler import INTERVAL_S, Scheduler
 from hqueue.schema import client
-from hqueue.service import PeriodicService
+from hqueue.service import Loop, PeriodicService
 from hqueue.store import AwaitTick, DeleteLogs, RunBulk, Store, WakeClient, WakeScheduler
 from hqueue.wakeups import Wakeups
 from hqueue.wire.guard import Door, names_of_this_machine
@@ -63,20 +64,22 @@ class Server:
         self.store = Store(
             config.database_url,
             clock=clock,
+            on_death=self._died,
+            policy=config.policy,
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
         )
         self._context = make_context(self.store, config, clock)
         self.live_farm, self.logs, self.errors = self._context.live_farm, self._context.logs, self._context.errors
         self.scheduler = Scheduler(self.store, self._context.farm, clock, config)
-        self._wakeups = Wakeups(self.live_farm, clock)
+        self._wakeups = Wakeups(self.live_farm, clock, self._died)
         self._ticker = self._service("scheduler", self._tick, clock, INTERVAL_S)
         self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
         self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
-        self._farm = FarmMethods(self._context)
+        self._farm = FarmMethods(self._context, self._died)
         self.table = MethodTable(clock, local=self.store.is_local, multicall_bytes=config.max_output_answer_bytes)
         for chapter in chapters(self._context):
             self.table.add(chapter)
@@ -101,24 +104,25 @@ class Server:
             self.store.open()
             opened.callback(self.store.close)
             opened.callback(self.logs.close)
-            opened.callback(self._farm.close)
+            self._farm.start()
+            opened.callback(self._farm.stop)
             with self.store.writing() as session:
-                for sentence in lifecycle.repair(session):
+                for sentence in repair(session):
                     log.error("mended: %s", sentence)
             self._watch_clients()
             self._transport = self._listen()
             opened.callback(self._transport.server_close)
             self.store.on_commit = self._carry_out
-            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints):
+            serve, shutdown = self._transport.serve_forever, self._transport.shutdown
+            loop = Loop("transport", lambda _: serve(), self._died, interrupt=shutdown)
+            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints, self._wakeups, loop):
                 service.start()
                 opened.callback(service.stop)
-            self._wakeups.start()
-            opened.callback(self._wakeups.stop)
-            loop = threading.Thread(target=self._serve, name="transport", daemon=True)
-            loop.start()
-            opened.callback(loop.join)
-            opened.callback(self._transport.shutdown)
             self._opened = opened.pop_all()
+
+    def start_client(self, files: tuple[int, int]) -> None:
+        """Start a client on this machine, with these limits of open files; it stops with the server."""
+        self._opened.callback(LocalClient(self.url, self._config.folder / "client", files, self._died).stop)
 
     def stop(self) -> None:
         """Stop in the reverse order of the start; may be called twice."""
@@ -129,14 +133,10 @@ class Server:
         """Ask `wait` to return; safe in a signal handler."""
         self._stopping.set()
 
-    def wait(self) -> None:
-        """Wait until somebody asks for the end, or a service dies.
-
-        Errors: what the service died of.
-        """
+    def wait(self) -> BaseException | None:
+        """Wait until somebody asks for the end, or a service dies; return what it died of."""
         self._clock.wait(self._stopping, None)
-        if self._failure is not None:
-            raise self._failure
+        return self._failure
 
     def _service(self, name: str, tick: Any, clock: Clock, interval_s: float | None) -> PeriodicService:
         return PeriodicService(name, tick, clock, self._died, interval_s=interval_s)
@@ -226,18 +226,12 @@ class Server:
             self.logs.delete(self._gone.popleft())
         return None
 
-    def _serve(self) -> None:
-        assert self._transport is not None  # noqa: S101 - the thread is started after it
-        try:
-            self._transport.serve_forever()
-        except Exception as error:
-            log.exception("the transport died")
-            self._died(error)
-
     def _died(self, error: BaseException) -> None:
         """End the process in order: the init system restarts it, and `repair` heals."""
-        self._failure = error
+        if self._failure is None:  # what died first may be why others do
+            self._failure = error
         self._stopping.set()
+        self.scheduler.release()
 
 
 def run(config: ServerConfig, *, with_client: bool) -> int:
@@ -261,17 +255,15 @@ def run(config: ServerConfig, *, with_client: bool) -> int:
         signal.signal(number, lambda *_: server.request_stop())
     sys.stdout.write(_ready_line(server, config))
     sys.stdout.flush()
-    local_client = LocalClient(server.url, config.folder / "client", files) if with_client else None
     try:
-        server.wait()
-    except Exception:
-        log.exception("the server stops: a service died")
-        return 1
+        if with_client:
+            server.start_client(files)
+        failure = server.wait()
+        if failure is not None:
+            log.critical("the server stops: a service died of %r", failure)
     finally:
-        if local_client is not None:
-            local_client.stop()
         server.stop()
-    return 0
+    return 0 if failure is None else 1
 
 
 def _ready_line(server: Server, config: ServerConfig) -> str:

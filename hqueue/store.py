@@ -11,7 +11,6 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -20,21 +19,20 @@ import sqlalchemy as sa
 
 from hqueue import database
 from hqueue.clock import Clock, to_ms
+from hqueue.config import Policy
 from hqueue.durability import Flusher
 from hqueue.errors import StoreUnavailableError
+from hqueue.groupcommit import GroupCommit
 from hqueue.schema import counter, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+    from concurrent.futures import Future
+
+    from hqueue.service import OnDeath
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-# A shared commit takes this many calls and this much time at the most: later ones wait for the next.
-_MAX_BATCH: Final = 256
-_MAX_BATCH_S: Final = 0.02
-# The number of values one statement may carry is limited (SQLite 32,766, PostgreSQL 65,535).
-CHUNK: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +100,17 @@ class Session:
     """One open write transaction, with what is to follow its commit."""
 
     def __init__(
-        self, connection: sa.Connection, now_ms: int, counters: _Counters, requirement_ids: dict[str, int]
+        self,
+        connection: sa.Connection,
+        now_ms: int,
+        counters: _Counters,
+        requirement_ids: dict[str, int],
+        policy: Policy,
     ) -> None:
         self.connection = connection
         self.now_ms = now_ms
         self.requirement_ids = requirement_ids  # what is known of the requirement table: ids by digest
+        self.policy = policy
         self._counters = counters
         self._events: list[dict[str, Any]] = []
         self._instructions: dict[Instruction, None] = {}
@@ -218,47 +222,42 @@ _SAVE_COUNTER: Final = (
 )
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    function: Callable[[Session], Any]
-    future: Future[Any]
-    durable: bool
-    result: Any = None
-    error: BaseException | None = None
+_DEFAULTS: Final = Policy()
 
-    def run(self, session: Session) -> None:
-        """Do what is to be done in a transaction."""
-        self.result = self.function(session)
 
-    def resolve(self, error: BaseException | None = None) -> None:
-        """Tell the caller, with the error of the whole commit where there is one."""
-        error = self.error or error
-        if error is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(self.result)
+def _only_logged(_error: BaseException) -> None:
+    """Leave a death at what is in the log."""
 
 
 class Store:
     """A farm's database.
 
-    `on_commit` is called after each commit with the nudges that were asked for, on the thread that committed.
+    `on_commit` is called after each commit with the nudges that were asked for, on the thread that committed;
+    `on_death` when the thread of the group commit or of the flusher has died.
     """
 
-    def __init__(self, url: str, *, clock: Clock, pool_size: int = 5, max_overflow: int = 10) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        policy: Policy = _DEFAULTS,
+        on_death: OnDeath = _only_logged,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+    ) -> None:
+        self.policy = policy
         self.engine = database.create_engine(url, pool_size=pool_size, max_overflow=max_overflow)
         self.on_commit: Callable[[Sequence[Instruction]], None] = lambda _: None
+        self.is_open = False
         self._clock = clock
         self._lock = FairLock()
         self._server_lock = database.ServerLock(self.engine)
         self._counters = _Counters()
         self._requirement_ids: dict[str, int] = {}
         self._writer: sa.Connection | None = None
-        self._calls: deque[_Call] = deque()
-        self._arrived = threading.Condition()
-        self._closing = False
-        self._group_writer: threading.Thread | None = None
-        self._flusher = Flusher(database.sqlite_path(self.engine))
+        self._flusher = Flusher(database.sqlite_path(self.engine), on_death)
+        self._groups = GroupCommit(partial(self.writing, durable=False), self._flusher.when_durable, clock, on_death)
 
     @property
     def is_local(self) -> bool:
@@ -278,21 +277,16 @@ class Store:
         except BaseException:
             self.close()
             raise
-        self._closing = False
+        self.is_open = True
         self._flusher.start()
-        self._group_writer = threading.Thread(target=self._write_groups, name="group-commit", daemon=True)
-        self._group_writer.start()
+        self._groups.start()
 
     def close(self) -> None:
         """Finish the writes that were handed in, then let go of the database; may be called twice."""
-        with self._arrived:
-            self._closing = True
-            self._arrived.notify()
-        if self._group_writer is not None:
-            self._group_writer.join()
+        self._groups.stop()
         self._flusher.stop()
         with self._lock:
-            self._group_writer = None
+            self.is_open = False
             self._drop_writer()
         self.engine.dispose()
         self._server_lock.release()
@@ -305,14 +299,15 @@ class Store:
         and whoever is told of it has to be told through `when_durable`.
         """
         with self._lock:
-            if self._group_writer is None:
+            if not self.is_open:
                 # Another server may have it by now.
                 raise StoreUnavailableError("the store is closed: the server is stopping")
             with database.translated_errors():
                 connection = self._writing_connection()
                 try:
                     with connection.begin():
-                        session = Session(connection, to_ms(self._clock.now()), self._counters, self._requirement_ids)
+                        now_ms = to_ms(self._clock.now())
+                        session = Session(connection, now_ms, self._counters, self._requirement_ids, self.policy)
                         yield session
                         session.finish()
                 except (sa.exc.DBAPIError, StoreUnavailableError):
@@ -345,7 +340,7 @@ class Store:
         """
         self._flusher.wait()
 
-    def when_durable(self, told: Callable[[StoreUnavailableError | None], None]) -> None:
+    def when_durable(self, told: Callable[[BaseException | None], None]) -> None:
         """Call back, on another thread, once all that is committed now survives a power cut."""
         self._flusher.when_durable(told)
 
@@ -355,54 +350,11 @@ class Store:
         With `durable` False it resolves as soon as others see it.
         Errors: in the future: what the function raised (it alone is undone), or StoreUnavailableError.
         """
-        call = _Call(function, Future(), durable)
-        with self._arrived:
-            if self._closing or self._group_writer is None:
-                call.future.set_exception(StoreUnavailableError("the server is stopping; try again shortly"))
-                return call.future
-            self._calls.append(call)
-            self._arrived.notify()
-        return call.future
+        return self._groups.put(function, durable=durable)
 
     def checkpoint(self) -> None:
         """Keep SQLite's write-ahead log small; to be called every few seconds."""
         database.checkpoint(self.engine)
-
-    def _write_groups(self) -> None:
-        while True:
-            with self._arrived:
-                while not self._calls and not self._closing:
-                    self._arrived.wait()
-                if not self._calls:
-                    return
-            done: list[_Call] = []
-            try:
-                with self.writing(durable=False) as session:
-                    self._run_group(session, done)
-            except Exception as error:  # whatever it was, it is the callers' to know; they wait for an answer
-                if not isinstance(error, StoreUnavailableError):
-                    log.exception("a shared commit failed")
-                if not done:  # not even begun: those who wait are told, instead of trying again at once for ever
-                    done.extend(self._give_up_waiting())
-                _resolve_all(done, error)
-                continue
-            patient = [call for call in done if call.durable and call.error is None]
-            if patient:
-                self._flusher.when_durable(partial(_resolve_all, patient))
-            _resolve_all([call for call in done if call not in patient], None)
-
-    def _give_up_waiting(self) -> list[_Call]:
-        with self._arrived:
-            waiting = list(self._calls)
-            self._calls.clear()
-        return waiting
-
-    def _run_group(self, session: Session, done: list[_Call]) -> None:
-        started = self._clock.monotonic()
-        while self._calls and len(done) < _MAX_BATCH and self._clock.monotonic() - started < _MAX_BATCH_S:
-            call = self._calls.popleft()
-            done.append(call)
-            call.error = session.attempt(partial(call.run, session))
 
     def _writing_connection(self) -> sa.Connection:
         if self._writer is None:
@@ -422,12 +374,7 @@ class Store:
             writer.close()
 
 
-def _resolve_all(calls: Sequence[_Call], error: Exception | None) -> None:
-    for call in calls:
-        call.resolve(error)
-
-
-def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    """Cut a sequence into pieces that fit one statement."""
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut a sequence into pieces of a size."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import http.client
 import logging
-import threading
-from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from hqueue.deadline import response_within
+from hqueue.service import Consumer
 
 if TYPE_CHECKING:
     from hqueue.clock import Clock
+    from hqueue.errors import HQueueError
     from hqueue.live import LiveFarm
+    from hqueue.service import OnDeath
 
 log = logging.getLogger(__name__)
 
@@ -29,58 +31,34 @@ _HEADERS: Final = {"Content-Type": "text/xml", "Connection": "close"}
 class Wakeups:
     """Calls `wakeup()` on clients, from a few threads, each client once however often it is asked for."""
 
-    def __init__(self, live_farm: LiveFarm, clock: Clock) -> None:
+    def __init__(self, live_farm: LiveFarm, clock: Clock, on_death: OnDeath) -> None:
         self._live_farm = live_farm
         self._clock = clock
-        self._queue: deque[int] = deque()
-        self._queued: set[int] = set()
+        self._waiting: set[int] = set()
         self._paused_until_s: dict[int, float] = {}
-        self._arrived = threading.Condition()
-        self._stopping = False
-        self._threads: list[threading.Thread] = []
-
-    def start(self) -> None:
-        """Start the threads; do nothing if they run."""
-        if not self._threads:
-            self._stopping = False
-            self._threads = [
-                threading.Thread(target=self._run, name=f"wakeups-{number}", daemon=True) for number in range(_THREADS)
-            ]
-            for thread in self._threads:
-                thread.start()
-
-    def stop(self) -> None:
-        """Stop the threads and wait for them; what was still to be told is left to the heartbeats."""
-        with self._arrived:
-            self._stopping = True
-            self._arrived.notify_all()
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
+        self._service: Consumer[int] = Consumer(
+            "wakeups", on_death, each=self._tell, fail=self._leave_to_heartbeats, threads=_THREADS
+        )
+        self.start = self._service.start
+        self.stop = partial(self._service.stop, within_s=0.0)  # without the calls under way: they change nothing here
 
     def wake(self, client_id: int) -> None:
         """Tell a client soon; any thread may call this."""
         live = self._live_farm.clients.get(client_id)
         if live is None or not live.port or live.parked:
             return  # it will ask, or is being answered
-        with self._arrived:
-            if client_id not in self._queued:
-                self._queued.add(client_id)
-                self._queue.append(client_id)
-                self._arrived.notify()
+        if client_id not in self._waiting:  # two threads may both find this: that costs a call
+            self._waiting.add(client_id)
+            self._service.put(client_id)
 
-    def _run(self) -> None:
-        while True:
-            with self._arrived:
-                while not self._queue and not self._stopping:
-                    self._arrived.wait()
-                if self._stopping:
-                    return
-                client_id = self._queue.popleft()
-                # From here on a new wake-up is a new call: what it tells of may come after this one is answered.
-                self._queued.discard(client_id)
-            if self._clock.monotonic() >= self._paused_until_s.get(client_id, 0.0):
-                self._call(client_id)
+    def _tell(self, client_id: int) -> None:
+        # From here on a new wake-up is a new call: what it tells of may come after this one is answered.
+        self._waiting.discard(client_id)
+        if self._clock.monotonic() >= self._paused_until_s.get(client_id, 0.0):
+            self._call(client_id)
+
+    def _leave_to_heartbeats(self, client_id: int, _error: HQueueError) -> None:
+        self._waiting.discard(client_id)
 
     def _call(self, client_id: int) -> None:
         live = self._live_farm.clients.get(client_id)

@@ -27,6 +27,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 
 from hqueue import database
+from hqueue.config import Policy
 from hqueue.schema import counter, metadata, resource
 from hqueue.store import Store
 from tests.fakes import FakeClock
@@ -184,6 +185,7 @@ class SharedStore:
         for name in vars(store).keys() - self._attributes:
             delattr(store, name)  # what a test put in the place of a method
         store._clock = clock
+        store.policy = Policy()
         store._counters = type(store._counters)()
         store._requirement_ids.clear()
         store.on_commit = lambda _: None
@@ -208,7 +210,7 @@ class SharedFile(SharedStore):
     def open_store(self, clock: FakeClock) -> Store:
         """Return the store, open and as if it had just been opened."""
         store = self._store
-        if store is None or store._group_writer is None or store._lock._held:  # closed, or left behind by a test
+        if store is None or not store.is_open or store._lock._held:  # closed, or left behind by a test
             self._path = self._folder / f"größe-{next(self._numbers)}.db"
             shutil.copy(self._migrated, self._path)
             return self._open(f"sqlite:///{self._path}", clock)
@@ -249,7 +251,7 @@ class TestDatabase(SharedStore):
 
     def open_store(self, clock: FakeClock) -> Store:
         """Return the store, open and as if it had just been opened."""
-        if self._store is None or self._store._group_writer is None:
+        if self._store is None or not self._store.is_open:
             return self._open(self.url, clock)
         return self._renew(self._store, clock)
 

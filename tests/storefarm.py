@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from hqueue import jobspec, lifecycle
+from hqueue import jobspec
 from hqueue.config import ServerConfig, load_server_config
-from hqueue.lifecycle import Action, Cause, clients
+from hqueue.lifecycle import bulk as actions
+from hqueue.lifecycle import clients
+from hqueue.lifecycle.bulk import Action
+from hqueue.lifecycle.repair import repair
+from hqueue.lifecycle.runs import Placement, assign, lose_client
+from hqueue.lifecycle.status import apply
+from hqueue.lifecycle.submission import submit
 from hqueue.live import LiveClient, LiveFarm
 from hqueue.protocol import Identity, Listed, Report
 from hqueue.scheduler import Scheduler
 from hqueue.schema import bulk, bulk_job, client, event, job, job_edge, resource, run
-from hqueue.states import JobEvent
+from hqueue.states import Cause, JobEvent
 from hqueue.views.farmview import FarmReader
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ class StoreFarm:
         self.store = store
         self.clock = clock
         self.config = config or settings()
+        store.policy = self.config.policy
         self.reader = reader or FarmReader(LiveFarm(clock), clock)
         self.live_farm = self.reader.live_farm
         self.scheduler = Scheduler(store, self.reader, clock, self.config)
@@ -57,7 +64,7 @@ class StoreFarm:
         """Submit jobs and return their ids."""
         graph = jobspec.parse(spec, max_depth=1000)
         with self.store.writing() as session:
-            return lifecycle.submit(session, graph, parent_id, child_ids)
+            return submit(session, graph, parent_id, child_ids)
 
     def add(self, name: str = "Szene-ä", parent: int | None = None, children: Sequence[int] = (), **more: Any) -> int:
         """Submit one job with a command and return its id; `command=None` leaves it without one."""
@@ -68,19 +75,19 @@ class StoreFarm:
     def apply(self, event: JobEvent, *job_ids: int, cause: Cause | None = None) -> int:
         """Let something happen to jobs."""
         with self.store.writing() as session:
-            return lifecycle.apply(session, event, job_ids, cause)
+            return apply(session, event, job_ids, cause)
 
     def act(self, action: Action, *job_ids: int, finish: bool = True) -> None:
         """Ask something of jobs, and of what is below them when `finish` is true."""
         with self.store.writing() as session:
-            lifecycle.act(session, action, job_ids)
+            actions.act(session, action, job_ids)
         if finish:
             self.finish_bulk()
 
     def step(self) -> bool:
         """Carry the oldest wish a step on."""
         with self.store.writing() as session:
-            return lifecycle.step(session)
+            return actions.step(session)
 
     def finish_bulk(self, at_most: int = 100_000) -> int:
         """Carry all wishes out; return how many steps that took."""
@@ -92,7 +99,7 @@ class StoreFarm:
     def repair(self) -> list[str]:
         """Do what a start does."""
         with self.store.writing() as session:
-            return lifecycle.repair(session)
+            return repair(session)
 
     def write(self, function: Callable[[Session], Any]) -> Any:
         """Do something in a transaction."""
@@ -188,9 +195,9 @@ class StoreFarm:
     def start(self, job_id: int, machine: Machine) -> None:
         """Let a runnable job run on a machine, whatever the queue's order."""
         row = self.job(job_id)
-        place = lifecycle.runs.Placement(job_id, machine.id, row.requirement_id, 1)
+        place = Placement(job_id, machine.id, row.requirement_id, 1)
         with self.store.writing() as session:
-            assert lifecycle.assign(session, [place]) == 1
+            assert assign(session, [place]) == 1
         machine.beat()
 
 
@@ -257,12 +264,12 @@ class Machine:
         """Return the runs it says it holds."""
         return [Listed(token, held.state, held.wish, 1.0, 4711, None) for token, held in sorted(self.held.items())]
 
-    def beat(self, *, max_rescues: int = 2) -> Orders:
+    def beat(self) -> Orders:
         """Send a heartbeat with what it holds and what ended; take what the answer brings, and list that at once."""
         reports = list(self.ended.values())
         with self.farm.store.writing() as session:
-            clients.take_reports(session, self.id, self.label, reports, max_rescues)
-            clients.take_listing(session, self.id, self.label, self.listing(), max_rescues)
+            clients.take_reports(session, self.id, self.label, reports)
+            clients.take_listing(session, self.id, self.label, self.listing())
             orders = clients.orders(session.connection, self.id, self.listing())
         live = self.farm.live_farm.clients.get(self.id)
         if live is not None:
@@ -274,7 +281,7 @@ class Machine:
         for order in orders.assignments:
             self.held[order.token] = Held(order.job_id)
         if orders.assignments:
-            self.beat(max_rescues=max_rescues)
+            self.beat()
         return orders
 
     def token(self, job_id: int) -> str:
@@ -318,7 +325,7 @@ class Machine:
         """Let the server lose it."""
         self.farm.live_farm.leave(self.id)
         with self.farm.store.writing() as session:
-            return lifecycle.lose_client(session, self.id, self.label)
+            return lose_client(session, self.id, self.label)
 
     def come_back(self) -> None:
         """Register again after having been lost, with everything it holds."""
@@ -368,7 +375,7 @@ def _abandoned(farm: StoreFarm, machine: Machine, job_id: int) -> None:
     token = machine.token(job_id)
     with farm.store.writing() as session:
         session.connection.execute(sa.update(run).where(run.c.token == token).values(abandoned_at=session.now_ms))
-        lifecycle.apply(session, JobEvent.CLIENT_LOST, [job_id])
+        apply(session, JobEvent.CLIENT_LOST, [job_id])
 
 
 def _cancelled(farm: StoreFarm, machine: Machine, job_id: int) -> None:

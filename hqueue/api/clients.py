@@ -4,22 +4,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue import __version__, wire
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, UnknownClientError, UnsupportedError
-from hqueue.lifecycle import Cause, reservations
-from hqueue.lifecycle.clients import apply_to_current, forget
-from hqueue.lifecycle.runs import fence, open_runs
+from hqueue.lifecycle.clients import forget, give_up_runs
 from hqueue.matching import RuleError, read_rules, rules_as_dicts
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import client, client_group_member, job, note_thread, run
-from hqueue.states import JobEvent
-from hqueue.store import WakeScheduler, chunks
+from hqueue.store import WakeScheduler
 from hqueue.views.clientattributes import (
     CLIENT_ATTRIBUTES,
     DEFAULT_CLIENT_ATTRIBUTES,
@@ -35,6 +33,9 @@ if TYPE_CHECKING:
     from hqueue.store import Session
 
 _LONGEST_HISTORY = 100_000
+
+
+_THESE: Final = listed("clients")
 
 
 class Clients:
@@ -155,8 +156,8 @@ class Clients:
             found = ClientNames(session.connection).all_of(wanted)
             if not found:
                 return None
-            for part in chunks(found):
-                session.connection.execute(sa.update(client).where(client.c.id.in_(part)).values(disabled=value))
+            these = sa.update(client).where(client.c.id.in_(listed("clients")))
+            session.connection.execute(these.values(disabled=value), {"clients": found})
             session.after_commit(WakeScheduler())
             return True
 
@@ -246,10 +247,9 @@ class Clients:
 
     def _remove(self, session: Session, client_ids: Sequence[int]) -> bool:
         connection = session.connection
-        rows: list[Any] = []
-        for part in chunks(client_ids):
-            columns = (client.c.id, client.c.hostname, client.c.name, client.c.lost)
-            rows.extend(connection.execute(sa.select(*columns).where(client.c.id.in_(part), ~client.c.forgotten)))
+        query = sa.select(client.c.id, client.c.hostname, client.c.name, client.c.lost)
+        query = query.where(client.c.id.in_(_THESE), ~client.c.forgotten)
+        rows = connection.execute(query, {"clients": client_ids}).all()
         for row in rows:
             if not row.lost:
                 label = client_label(row.hostname, row.name)
@@ -258,17 +258,15 @@ class Clients:
                 )
         for row in rows:
             label = client_label(row.hostname, row.name)
-            cause = Cause(f"client {label} was removed", max_rescues=self._config.max_rescues)
-            for held in open_runs(connection, row.id):
-                fence(session, held)
-                apply_to_current(session, held, JobEvent.RUN_LOST, cause)
-            reservations.release_client(session, row.id, cause.message)
+            give_up_runs(session, row.id, f"client {label} was removed")
             forget(session, row.id)
-        for part in chunks([row.id for row in rows]):
-            connection.execute(sa.delete(client_group_member).where(client_group_member.c.client_id.in_(part)))
-            connection.execute(sa.delete(note_thread).where(note_thread.c.client_id.in_(part)))
-            values = {"description": "", "rules_json": json.dumps([]), "disabled": False}
-            connection.execute(sa.update(client).where(client.c.id.in_(part)).values(values))
+        values = {"description": "", "rules_json": json.dumps([]), "disabled": False}
+        for statement in (
+            sa.delete(client_group_member).where(client_group_member.c.client_id.in_(_THESE)),
+            sa.delete(note_thread).where(note_thread.c.client_id.in_(_THESE)),
+            sa.update(client).where(client.c.id.in_(_THESE)).values(values),
+        ):
+            connection.execute(statement, {"clients": [row.id for row in rows]})
         return True
 
     def _leave(self, client_ids: Sequence[int]) -> None:

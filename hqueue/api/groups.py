@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import wire
-from hqueue.database import insert_row
+from hqueue.database import insert_row, listed
 from hqueue.errors import DuplicateNameError, InvalidArgumentError, UnknownClientError, UnknownGroupError
 from hqueue.rpc.arguments import attributes, one_id, optional_ids, shown, text
 from hqueue.rpc.method import exposed
 from hqueue.schema import client, client_group, client_group_member
-from hqueue.store import WakeScheduler, chunks
+from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,9 +156,8 @@ def _fetch(connection: sa.Connection, group_ids: Sequence[int] | None, names: Se
     if group_ids is None:
         rows = list(connection.execute(query))
     else:
-        by_id: dict[int, Any] = {}
-        for part in chunks(group_ids):
-            by_id.update((row.id, row) for row in connection.execute(query.where(client_group.c.id.in_(part))))
+        these = query.where(client_group.c.id.in_(listed("groups")))
+        by_id = {row.id: row for row in connection.execute(these, {"groups": group_ids})}
         rows = [by_id[each] for each in group_ids if each in by_id]
     members = _members(connection, [row.id for row in rows]) if "clients" in names else {}
     values = ({"clients": members.get(row.id, []), "id": row.id, "name": row.name} for row in rows)
@@ -167,15 +166,14 @@ def _fetch(connection: sa.Connection, group_ids: Sequence[int] | None, names: Se
 
 def _members(connection: sa.Connection, group_ids: Sequence[int]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = defaultdict(list)
-    for part in chunks(group_ids):
-        query = (
-            sa.select(client_group_member.c.group_id, client_group_member.c.client_id)
-            .join(client, client.c.id == client_group_member.c.client_id)
-            .where(client_group_member.c.group_id.in_(part), ~client.c.forgotten)
-            .order_by(client_group_member.c.client_id)
-        )
-        for group_id, client_id in connection.execute(query):
-            found[group_id].append(client_id)
+    query = (
+        sa.select(client_group_member.c.group_id, client_group_member.c.client_id)
+        .join(client, client.c.id == client_group_member.c.client_id)
+        .where(client_group_member.c.group_id.in_(listed("groups")), ~client.c.forgotten)
+        .order_by(client_group_member.c.client_id)
+    )
+    for group_id, client_id in connection.execute(query, {"groups": group_ids}):
+        found[group_id].append(client_id)
     return found
 
 

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue import jobspec, lifecycle
+from hqueue import jobspec
+from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
+from hqueue.lifecycle.bulk import spread
 from hqueue.lifecycle.properties import PROPERTIES, Part, hooks_json, values_of
 from hqueue.lifecycle.requirements import read_requirement, requirement_id
-from hqueue.lifecycle.spreading import set_priority
+from hqueue.lifecycle.spreading import Change, set_priority
+from hqueue.lifecycle.status import count_in
+from hqueue.lifecycle.trees import is_counted
 from hqueue.matching import Condition, conditions_as_dicts, conditions_from
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job, job_spec, requirement
-from hqueue.store import WakeScheduler, chunks
+from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,8 +88,7 @@ class JobChanges:
         spec = jobspec.parse({"name": "-", **properties}, max_depth=1).jobs[0]
 
         def write(session: Session) -> bool:
-            for part in chunks(wanted):
-                self._set_properties(session, part, frozenset(properties) - {"priority"}, spec)
+            self._set_properties(session, wanted, frozenset(properties) - {"priority"}, spec)
             if "priority" in properties:
                 _set_priority(session, wanted, spec.priority)
             return True
@@ -149,15 +152,15 @@ class JobChanges:
         return self._store.write_soon(write)
 
     def _set_properties(self, session: Session, ids: Sequence[int], names: frozenset[str], spec: JobSpec) -> None:
-        query = sa.select(job.c.id, job.c.status, job.c.has_command).where(job.c.id.in_(ids)).order_by(job.c.id)
-        rows = session.connection.execute(query).all()
+        query = sa.select(job.c.id, job.c.status, job.c.has_command).where(_THESE).order_by(job.c.id)
+        rows = session.connection.execute(query, {"jobs": ids}).all()
         if "command" in names:
             _refuse_other_kind(rows, spec)
         found = [row.id for row in rows]
         _set_columns(session, job.c.id, found, values_of(Part.JOB, spec, names))
         _set_columns(session, job_spec.c.job_id, found, values_of(Part.SPEC, spec, names))
         if "tags" in names:
-            lifecycle.count_in(session, found, lifecycle.is_counted(spec.tags))
+            count_in(session, found, is_counted(spec.tags))
         hooks = values_of(Part.HOOKS, spec, names)
         if hooks:
             _set_hooks(session, found, hooks)
@@ -165,26 +168,25 @@ class JobChanges:
             self._set_conditions(session, found, conditions_from(spec.conditions or ()))
         changes = values_of(Part.REQUIREMENT, spec, names)
         if changes:
-            self._replace(session, job.c.id.in_(found), changes)
+            self._replace(session, found, changes)
         for row in rows if names else ():
             session.record(row.id, _PROPERTIES_CHANGED, row.status, ", ".join(sorted(names)))
         session.after_commit(WakeScheduler())
 
     def _set_conditions(self, session: Session, ids: Sequence[int], conditions: tuple[Condition, ...]) -> None:
         """Give jobs conditions of their own, and what is below roots among them and has the root's."""
-        self._replace(session, job.c.id.in_(ids), {"conditions": conditions})
-        session.connection.execute(
-            sa.update(job_spec).where(job_spec.c.job_id.in_(ids)).values(inherits_conditions=False),
-        )
-        lifecycle.spread(session, lifecycle.Change.CONDITIONS, ids, conditions_as_dicts(conditions))
+        self._replace(session, ids, {"conditions": conditions})
+        own = sa.update(job_spec).where(_SPECS_OF_THESE).values(inherits_conditions=False)
+        session.connection.execute(own, {"jobs": ids})
+        spread(session, Change.CONDITIONS, ids, conditions_as_dicts(conditions))
 
-    def _replace(self, session: Session, which: sa.ColumnElement[bool], changes: Mapping[str, Any]) -> None:
+    def _replace(self, session: Session, ids: Sequence[int], changes: Mapping[str, Any]) -> None:
         """Move jobs to requirements that differ from their own; a statement per different one, not per job."""
         connection = session.connection
         query = sa.select(requirement.c.id, requirement.c.spec_json).where(
-            requirement.c.id.in_(sa.select(job.c.requirement_id).where(which)),
+            requirement.c.id.in_(sa.select(job.c.requirement_id).where(_THESE)),
         )
-        for old_id, text in connection.execute(query).all():
+        for old_id, text in connection.execute(query, {"jobs": ids}).all():
             old = read_requirement(text)
             new = replace(old, **changes)
             if new.min_hosts > new.max_hosts:
@@ -193,9 +195,12 @@ class JobChanges:
                 )
             if new != old:
                 new_id = requirement_id(session, new)
-                connection.execute(
-                    sa.update(job).where(which, job.c.requirement_id == old_id).values(requirement_id=new_id),
-                )
+                moved = sa.update(job).where(_THESE, job.c.requirement_id == old_id).values(requirement_id=new_id)
+                connection.execute(moved, {"jobs": ids})
+
+
+_THESE: Final = job.c.id.in_(listed("jobs"))
+_SPECS_OF_THESE: Final = job_spec.c.job_id.in_(listed("jobs"))
 
 
 def _refuse_other_kind(rows: Sequence[Any], spec: JobSpec) -> None:
@@ -207,28 +212,27 @@ def _refuse_other_kind(rows: Sequence[Any], spec: JobSpec) -> None:
 
 
 def _set_hooks(session: Session, ids: Sequence[int], hooks: Mapping[str, Any]) -> None:
-    query = sa.select(job_spec.c.job_id, job_spec.c.hooks_json).where(job_spec.c.job_id.in_(ids))
-    for job_id, text in session.connection.execute(query).all():
-        kept = {**(json.loads(text) if text else {}), **hooks}
-        session.connection.execute(
-            sa.update(job_spec).where(job_spec.c.job_id == job_id).values(hooks_json=hooks_json(kept)),
-        )
+    query = sa.select(job_spec.c.job_id, job_spec.c.hooks_json).where(_SPECS_OF_THESE)
+    rows: list[dict[str, Any]] = []
+    for job_id, text in session.connection.execute(query, {"jobs": ids}):
+        rows.append({"key_id": job_id, "hooks": hooks_json({**(json.loads(text) if text else {}), **hooks})})
+    if rows:
+        this = sa.update(job_spec).where(job_spec.c.job_id == sa.bindparam("key_id"))
+        session.connection.execute(this.values(hooks_json=sa.bindparam("hooks")), rows)
 
 
 def _set_columns(session: Session, key: sa.Column[Any], ids: Sequence[int], columns: Mapping[str, Any]) -> None:
     """Set columns of a table for some jobs."""
     if columns:
-        session.connection.execute(sa.update(key.table).where(key.in_(ids)).values(columns))
+        these = sa.update(key.table).where(key.in_(listed("jobs")))
+        session.connection.execute(these.values(columns), {"jobs": ids})
 
 
 def _set_priority(session: Session, ids: Sequence[int], priority: int) -> None:
-    found: list[int] = []
-    for part in chunks(ids):
-        query = sa.select(job.c.id, job.c.status, job.c.priority).where(job.c.id.in_(part)).order_by(job.c.id)
-        rows = session.connection.execute(query).all()
-        set_priority(session, rows, priority)
-        found.extend(row.id for row in rows)
-    lifecycle.spread(session, lifecycle.Change.PRIORITY, found, priority)
+    query = sa.select(job.c.id, job.c.status, job.c.priority).where(_THESE).order_by(job.c.id)
+    rows = session.connection.execute(query, {"jobs": ids}).all()
+    set_priority(session, rows, priority)
+    spread(session, Change.PRIORITY, [row.id for row in rows], priority)
 
 
 def _status(session: Session, job_id: int, given: Any) -> str:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.api import statusnames
 from hqueue.clock import to_ms
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError
 from hqueue.joblogs import RunLog
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action, act
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import client, job, run
@@ -97,7 +97,9 @@ class Jobs:
         Source: 12.
         """
         wanted = statusnames.read(statuses, "statuses")
-        return self._ids(sa.select(job.c.id).where(job.c.status.in_(wanted)))
+        return self._ids(
+            sa.select(job.c.id).where(job.c.status.in_(listed("statuses", texts=True))).params(statuses=wanted)
+        )
 
     @exposed(big=True)
     def getJobIdsBySatus(self, statuses: Any) -> list[int]:
@@ -256,7 +258,7 @@ class Jobs:
         wanted = arguments.ids(ids, "ids")
 
         def write(session: Session) -> bool:
-            lifecycle.act(session, action, wanted)
+            act(session, action, wanted)
             return True
 
         return self._store.write_soon(write)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from hqueue.api import statusnames
 from hqueue.api.jobs import names_of
 from hqueue.clock import from_ms
+from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
@@ -221,15 +222,16 @@ def _statement(given: dict[str, Any], texts: dict[str, str]) -> sa.Select[Any]:
         statement = statement.add_columns(job_spec.c.submitted_by, job_spec.c.tags_json)
         statement = statement.join(job_spec, job_spec.c.job_id == job.c.id)
     if "status" in given:
-        statement = statement.where(job.c.status.in_(statusnames.read(given["status"], "query.status")))
+        statement = statement.where(job.c.status.in_(listed("statuses", texts=True)))
+        statement = statement.params(statuses=statusnames.read(given["status"], "query.status"))
     if "root" in given:
         statement = statement.where(job.c.root_id == arguments.one_id(given["root"], "query.root"))
     if "parent" in given:
         parent = arguments.one_id(given["parent"], "query.parent")
         statement = statement.where(job.c.id.in_(sa.select(job_edge.c.child_id).where(job_edge.c.parent_id == parent)))
     if "client" in given:
-        ran = sa.select(run.c.job_id).where(run.c.client_id == arguments.one_id(given["client"], "query.client"))
-        statement = statement.where(job.c.id.in_(ran))
+        this = run.c.client_id == arguments.one_id(given["client"], "query.client")
+        statement = statement.where(job.c.id.in_(sa.select(run.c.job_id).where(this)))
     if "rootsOnly" in given and arguments.flag(given["rootsOnly"], "query.rootsOnly"):
         statement = statement.where(job.c.is_root)
     if "name" in texts:

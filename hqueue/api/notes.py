@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from hqueue import wire
 from hqueue.clock import from_ms
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.errors import HQueueError
 from hqueue.lifecycle import notes
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import client, note, note_thread
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,9 +186,8 @@ def _threads(connection: sa.Connection, wanted: Sequence[int] | None) -> list[An
     )
     if wanted is None:
         return list(connection.execute(query))
-    found: dict[int, Any] = {}
-    for part in chunks(wanted):
-        found.update((row.id, row) for row in connection.execute(query.where(note_thread.c.id.in_(part))))
+    these = query.where(note_thread.c.id.in_(listed("threads")))
+    found = {row.id: row for row in connection.execute(these, {"threads": wanted})}
     return [found[each] for each in wanted if each in found]
 
 
@@ -213,15 +212,14 @@ def _notes(
     """Return the notes of threads, by thread, oldest first; or the newest of each alone."""
     owners = {row.id: _owner(row) for row in threads}
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for part in chunks(list(owners)):
-        query = sa.select(note.c.id, note.c.thread_id, note.c.at, note.c.text).where(note.c.thread_id.in_(part))
-        if newest:
-            last = sa.select(sa.func.max(note.c.id)).where(note.c.thread_id.in_(part)).group_by(note.c.thread_id)
-            query = query.where(note.c.id.in_(last))
-        for row in connection.execute(query.order_by(note.c.id)):
-            values = {**owners[row.thread_id], "date": from_ms(row.at), "id": row.id, "text": row.text}
-            values["threadId"] = row.thread_id
-            found[row.thread_id].append({name: values[name] for name in names})
+    these = note.c.thread_id.in_(listed("threads"))
+    query = sa.select(note.c.id, note.c.thread_id, note.c.at, note.c.text).where(these)
+    if newest:
+        query = query.where(note.c.id.in_(sa.select(sa.func.max(note.c.id)).where(these).group_by(note.c.thread_id)))
+    for row in connection.execute(query.order_by(note.c.id), {"threads": list(owners)}):
+        values = {**owners[row.thread_id], "date": from_ms(row.at), "id": row.id, "text": row.text}
+        values["threadId"] = row.thread_id
+        found[row.thread_id].append({name: values[name] for name in names})
     return found
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from hqueue import __version__, jobspec, lifecycle
+from hqueue import __version__, jobspec
 from hqueue.errors import InvalidArgumentError, UnknownJobError
+from hqueue.lifecycle.submission import submit
 from hqueue.rpc import arguments
 from hqueue.rpc.method import Where, exposed
 from hqueue.states import PUBLISHED_NAMES
@@ -136,7 +137,7 @@ class Queue:
         spec = {"name": lines[0].strip()[:_LONGEST_COMMAND_NAME], "command": command}
         graph = jobspec.parse(spec, max_depth=1)
         return self._store.write_soon(
-            lambda session: lifecycle.submit(session, graph)[0],
+            lambda session: submit(session, graph)[0],
         )
 
     def _submit(self, spec: Any, parent_id: int | None, child_ids: list[int]) -> Future[list[int]] | list[int]:
@@ -145,7 +146,7 @@ class Queue:
         if not graph.jobs:
             return []
         return self._store.write_soon(
-            lambda session: lifecycle.submit(session, graph, parent_id, child_ids),
+            lambda session: submit(session, graph, parent_id, child_ids),
         )
 
     @exposed(Where.LOOP)

@@ -6,13 +6,11 @@ import contextlib
 import logging
 import logging.handlers
 import os
-import queue
 import random
 import selectors
 import signal
 import socket
 import sys
-import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +30,7 @@ from hqueue.client.statefolder import StateFolder
 from hqueue.client.workspace import Workspaces, remove_tree, sentence
 from hqueue.clock import Clock, SystemClock
 from hqueue.errors import ConfigError
+from hqueue.service import Consumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_STOPPED = 0
+EXIT_DIED = 1  # a service died of a bug; the log has its traceback
 EXIT_UNUSABLE = 2  # the configuration, the state folder or the port cannot be used
 EXIT_REFUSED = 3  # the server will not have this client
 LAST_WORDS_S = 5.0  # for delivering what has ended, when told to stop
@@ -65,7 +65,9 @@ class Daemon:
         self._stopping = False
         self._runner_retry_at = 0.0
         self._runner_retry_s = FIRST_RUNNER_RETRY_S
-        self._sweeper = _Sweeper()
+        self._failure: BaseException | None = None
+        # A frame's temporary files can take minutes. What is left at the end is removed after the next start.
+        self._sweeper: Consumer[str] = Consumer("sweeper", self._died, each=_sweep, fail=lambda _path, _error: None)
 
     def start(self) -> None:
         """Claim what only one client can have.
@@ -81,6 +83,7 @@ class Daemon:
                 next_free=config.next_free_port,
                 on_wakeup=partial(self._post, self._woken),
                 on_terminate=partial(self._post, self._terminate),
+                on_death=self._died,
             )
         except ConfigError:
             self._folder.close()
@@ -91,6 +94,7 @@ class Daemon:
         self._wake_writer.settimeout(0)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._sweeper.start()  # what the last daemon left may be swept at once
         self._build()
         # Ringing is possible from here on; whoever rings early is heard when the loop starts.
         self._listener.start()
@@ -105,7 +109,7 @@ class Daemon:
         self._system = LocalProcesses()
         self._runs = Runs(
             journal=self._journal,
-            workspaces=Workspaces(path / "runs", self._sweeper.remove),
+            workspaces=Workspaces(path / "runs", self._sweeper.put),
             environment=environment,
             starter=self._runner,
             system=self._system,
@@ -135,6 +139,7 @@ class Daemon:
             before=self._journal.sync,
             on_answer=lambda call, value: self._post(partial(self._answered, call, value)),
             on_failure=lambda call, error: self._post(partial(self._failed, call, error)),
+            on_death=self._died,
             authorization=config.server.authorization,
         )
 
@@ -153,13 +158,17 @@ class Daemon:
         self._stopping = True
         self._wake()
 
+    def _died(self, error: BaseException) -> None:
+        """Come to the end: the init system starts the client again, and what runs goes on meanwhile."""
+        self._failure = error
+        self._wake()
+
     def serve(self) -> int:
         """Work until stopped, refused or terminated; return the exit code."""
-        self._sweeper.start()
         self._link.start()
         try:
             self._open_runner(self._clock.monotonic())
-            while not self._stopping:
+            while not self._stopping and self._failure is None:
                 busy = self._work(self._conversation.next_call)
                 if self._conversation.refused is not None:
                     return self._leave_refused(self._conversation.refused.sentence)
@@ -167,6 +176,9 @@ class Daemon:
                     log.info("nothing left to do; good-bye")
                     return EXIT_STOPPED
                 self._sleep(float("inf") if busy else self._conversation.next_due())
+            if self._failure is not None:
+                log.critical("the client stops: a service died of %r", self._failure)
+                return EXIT_DIED
             self._say_last_words()
             return EXIT_STOPPED
         finally:
@@ -308,7 +320,7 @@ class Daemon:
         self._runner.flush()
         self._runner.leave()
         self._link.stop(1.0)
-        self._sweeper.stop()
+        self._sweeper.stop(1.0)
         self._journal.close()
         self._folder.close()
         self._selector.close()
@@ -316,35 +328,11 @@ class Daemon:
         self._wake_writer.close()
 
 
-class _Sweeper:
-    """Removes folder trees one after the other, in a thread: a frame's temporary files can take minutes."""
-
-    def __init__(self) -> None:
-        self._paths: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="sweeper", daemon=True)
-
-    def remove(self, path: str) -> None:
-        self._paths.put(path)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the tree at hand; what is left is removed after the next start."""
-        self._stopped.set()
-        self._paths.put("")
-        self._thread.join(1.0)
-
-    def _work(self) -> None:
-        while not self._stopped.is_set():
-            path = self._paths.get()
-            if not path:
-                continue
-            try:
-                remove_tree(path)
-            except OSError as error:
-                log.warning("%s cannot be removed: %s", path, error)
+def _sweep(path: str) -> None:
+    try:
+        remove_tree(path)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error)
 
 
 def _umask() -> int:
@@ -367,7 +355,8 @@ def _open_log(config: ClientConfig) -> logging.Handler:
 def main(config: ClientConfig) -> int:
     """Be a client until stopped; return the exit code.
 
-    Prints one line when ready. 0: stopped or terminated; 2: folder or port cannot be used; 3: refused by the server.
+    Prints one line when ready. 0: stopped or terminated; 1: a service died; 2: folder or port cannot be used; 3: the
+    server refuses this client.
     """
     daemon = Daemon(config)
     try:

@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from hqueue.durability import flush_folder
+from hqueue.folders import flush_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import queue
-import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from xmlrpc.client import Fault
@@ -13,12 +11,14 @@ from xmlrpc.client import Fault
 from hqueue import __version__
 from hqueue.deadline import response_within
 from hqueue.errors import HQueueError
+from hqueue.service import Consumer
 from hqueue.wire import dumps_request, loads_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hqueue.client.conversation import Call
+    from hqueue.service import OnDeath
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class ServerLink:
         before: Callable[[], None],
         on_answer: Callable[[Call, Any], None],
         on_failure: Callable[[Call, Exception], None],
+        on_death: OnDeath,
         authorization: str = "",
         timeout_s: float = TIMEOUT_S,
     ) -> None:
@@ -55,42 +56,36 @@ class ServerLink:
         self._timeout_s = timeout_s
         self._answer = response_within(2 * timeout_s)
         self._connection: http.client.HTTPConnection | None = None
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="link", daemon=True)
+        self._service: Consumer[Call] = Consumer("link", on_death, each=self._make, fail=on_failure)
+        self.start = self._service.start
         self.busy = False  # set and cleared by the daemon's loop
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
 
     def make(self, call: Call) -> None:
         """Make a call; the one before it must have been answered."""
         self.busy = True
-        self._calls.put(call)
+        self._service.put(call)
 
     def stop(self, seconds: float) -> None:
         """End the thread; a call under way may take up to `seconds` more, then it is left behind."""
-        self._calls.put(None)
-        self._thread.join(seconds)
+        if self._service.stop(seconds):
+            self._close()
 
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                self._before()
-                value = self._exchange(dumps_request(call.method, call.params))
-            except Fault as error:
-                self._on_failure(call, error)
-            except (OSError, http.client.HTTPException, HQueueError) as error:
-                self._close()
-                self._on_failure(call, error)
-            except Exception as error:
-                # A bug of ours; this thread must not die of it, for a client without a voice is a lost client.
-                log.exception("%s could not be made", call.method)
-                self._close()
-                self._on_failure(call, error)
-            else:
-                self._on_answer(call, value)
-        self._close()
+    def _make(self, call: Call) -> None:
+        try:
+            self._before()
+            value = self._exchange(dumps_request(call.method, call.params))
+        except Fault as error:
+            self._on_failure(call, error)
+        except (OSError, http.client.HTTPException, HQueueError) as error:
+            self._close()
+            self._on_failure(call, error)
+        except Exception as error:
+            # A bug of ours; the client goes on, for one without a voice is a lost client.
+            log.exception("%s could not be made", call.method)
+            self._close()
+            self._on_failure(call, error)
+        else:
+            self._on_answer(call, value)
 
     def _exchange(self, body: bytes) -> Any:
         kept = self._connection is not None

@@ -5,17 +5,20 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-import threading
 from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 from hqueue.deadline import DeadlineReader
 from hqueue.errors import ConfigError, HQueueError, UnknownMethodError
+from hqueue.service import Loop
 from hqueue.wire import guard
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
+
+    from hqueue.service import OnDeath
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class Listener(SimpleXMLRPCServer):
     Errors: ConfigError when no port can be had.
     """
 
+    timeout = 0.2  # how late a stop may be noticed
+
     def __init__(
         self,
         port: int,
@@ -76,11 +81,13 @@ class Listener(SimpleXMLRPCServer):
         next_free: bool,
         on_wakeup: Callable[[], None],
         on_terminate: Callable[[], None],
+        on_death: OnDeath,
     ) -> None:
         self._server_host = server_host
         self._on_wakeup = on_wakeup
         self._on_terminate = on_terminate
-        self._thread = threading.Thread(target=self.serve_forever, name="listener", daemon=True, args=(0.2,))
+        self._service = Loop("listener", self._serve, on_death)
+        self.start = self._service.start
         address = "127.0.0.1" if all(_is_loopback(host) for host in _addresses(server_host) or ["?"]) else ""
         last = port + PORTS_TRIED if next_free and port else port
         for candidate in range(port, min(last, 65535) + 1):
@@ -97,16 +104,17 @@ class Listener(SimpleXMLRPCServer):
             f"give this one a name and a listen_port of its own"
         )
 
-    def start(self) -> None:
-        """Start answering, in a thread of its own."""
-        self._thread.start()
-
     def stop(self) -> None:
-        """Stop answering."""
-        if self._thread.is_alive():
-            self.shutdown()
-            self._thread.join()
+        """Stop answering, for good."""
+        self._service.stop()
         self.server_close()
+
+    def _serve(self, stopping: threading.Event) -> None:
+        try:
+            while not stopping.is_set():
+                self.handle_request()
+        finally:
+            self.server_close()  # those who rang meanwhile must not wait
 
     def server_bind(self) -> None:
         """Take the address; the one for all of them is for IPv4 too."""

@@ -19,8 +19,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from hqueue.client import platforms
-from hqueue.durability import flush_folder
 from hqueue.errors import ConfigError
+from hqueue.folders import flush_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

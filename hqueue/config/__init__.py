@@ -13,11 +13,12 @@ Nothing is clamped and nothing is guessed: what cannot be used stops the start, 
 
 from hqueue.config.client import ClientConfig, address_url, client_label, load_client_config, server_address
 from hqueue.config.folders import NetworkFolder
-from hqueue.config.server import ServerConfig, load_server_config
+from hqueue.config.server import Policy, ServerConfig, load_server_config
 
 __all__ = [
     "ClientConfig",
     "NetworkFolder",
+    "Policy",
     "ServerConfig",
     "address_url",
     "client_label",

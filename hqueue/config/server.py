@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,15 @@ OLD_SECTION = re.compile(r"default|loggers|handlers|formatters|(logger|handler|f
 
 
 @dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The settings that decide what becomes of jobs; the defaults stand here. It travels on every `Session`."""
+
+    rescue_abandoned_minutes: float = 15  # 0: never
+    max_rescues: int = 2
+    max_client_failures: int = 3  # of a root's jobs, before a client is blocked for them; 0: no limit
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """What hqserver.ini says, with the defaults filled in; hqserver.ini as shipped explains every key.
 
@@ -82,9 +91,9 @@ class ServerConfig:
     changes_days: int = setting("7", Whole(1, 3650))
 
     upgrade_priority: int = setting("100", Whole(0, 2**31 - 1), old=("hqserver.upgradePriority",))
-    rescue_abandoned_minutes: float = setting("15", Number(0, 525600, "minutes"))
-    max_rescues: int = setting("2", Whole(0, 1000))
-    max_client_failures: int = setting("3", Whole(0, 1_000_000))
+    rescue_abandoned_minutes: float = setting(f"{Policy.rescue_abandoned_minutes:g}", Number(0, 525600, "minutes"))
+    max_rescues: int = setting(f"{Policy.max_rescues}", Whole(0, 1000))
+    max_client_failures: int = setting(f"{Policy.max_client_failures}", Whole(0, 1_000_000))
     hold_after_s: float = setting("60", Number(0, 86400, "seconds"))
     hook_max_minutes: float = setting("60", Number(0.01, 525600, "minutes"))
 
@@ -131,6 +140,11 @@ class ServerConfig:
     path: Path | None = field(compare=False)
     warnings: tuple[str, ...] = field(compare=False)
     texts: Mapping[str, str] = field(repr=False)
+
+    @property
+    def policy(self) -> Policy:
+        """Return the settings that decide what becomes of jobs."""
+        return Policy(**{each.name: getattr(self, each.name) for each in fields(Policy)})
 
     @property
     def hqroot(self) -> NetworkFolder:

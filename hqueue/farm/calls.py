@@ -7,7 +7,7 @@ incarnation and number, a report the run's token, a piece of output the token an
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from msgspec import convert
@@ -33,11 +33,13 @@ from hqueue.protocol import (
 )
 from hqueue.rpc.arguments import integer, one_id, text
 from hqueue.rpc.method import Where, exposed
+from hqueue.service import Consumer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hqueue.context import Context
+    from hqueue.service import OnDeath
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +47,17 @@ log = logging.getLogger(__name__)
 class FarmMethods:
     """The calls of clients."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, on_death: OnDeath) -> None:
         self._store = context.store
         self._live_farm = context.live_farm
         self._config = context.config
         self._clock = context.clock
         self._runs = OpenRuns(store=context.store, live_farm=context.live_farm, logs=context.logs)
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="heartbeat")
-
-    def close(self) -> None:
-        """Finish the heartbeats that are being worked on."""
-        self._pool.shutdown(wait=True)
+        self._pool: Consumer[Heartbeat] = Consumer(
+            "heartbeat", on_death, each=Heartbeat.go_on, fail=Heartbeat.fail, threads=2, finish=True
+        )
+        self.start = self._pool.start
+        self.stop = self._pool.stop
 
     @exposed(Where.FARM)
     def register(self, identity: dict[str, Any], *, peer: str) -> Future[dict[str, Any]]:
@@ -81,7 +83,7 @@ class FarmMethods:
                 reply.set_exception(error)
 
         self._store.write_soon(
-            lambda session: clients.register(session, who, peer, self._config.max_rescues),
+            lambda session: clients.register(session, who, peer),
         ).add_done_callback(stored)
         return reply
 
@@ -119,9 +121,9 @@ class FarmMethods:
             live_farm=self._live_farm,
             runs=self._runs,
             config=self._config,
-            soon=self._pool.submit,
+            soon=self._pool.put,
         )
-        self._pool.submit(heartbeat.take)
+        self._pool.put(heartbeat)
         return heartbeat.reply
 
     @exposed(Where.FARM)
@@ -153,7 +155,7 @@ class FarmMethods:
                 reply.set_exception(error)
 
         self._store.write_soon(
-            lambda session: clients.take_reports(session, live.id, live.label, accepted, self._config.max_rescues),
+            lambda session: clients.take_reports(session, live.id, live.label, accepted),
         ).add_done_callback(stored)
         return reply
 

@@ -39,7 +39,7 @@ class Heartbeat:
         live_farm: LiveFarm,
         runs: OpenRuns,
         config: ServerConfig,
-        soon: Callable[[Callable[[], None]], object],
+        soon: Callable[[Heartbeat], None],
     ) -> None:
         self.reply: Future[dict[str, Any]] = Future()
         self._live = live
@@ -54,15 +54,20 @@ class Heartbeat:
         self._resend: list[Resend] = []
         self._tick: Future[None] | None = None
         self._answer: dict[str, Any] = {}
+        self._next_step = self._take
 
-    def take(self) -> None:
+    def go_on(self) -> None:
+        """Do the next of the two steps that may wait for the store or for a disk."""
+        self._next_step()
+
+    def _take(self) -> None:
         """Look at the output of what has ended, then have the news stored."""
         try:
             for listed in self._beat.runs:
                 self._runs.find(self._live, listed.token)  # so that its progress has a place
             self._accepted, self._resend = self._runs.accept(self._live, self._beat.reports)
         except Exception as error:  # noqa: BLE001 - the caller's answer
-            self._fail(error)
+            self.fail(error)
             return
         if self._accepted:
             # What has ended makes room: the answer waits for the scheduler's next pass, to carry new work.
@@ -75,8 +80,8 @@ class Heartbeat:
             live.parked = True
             session.after_commit(AwaitTick(self._tick))
             session.after_commit(WakeScheduler())
-        clients.take_reports(session, live.id, live.label, self._accepted, self._config.max_rescues)
-        clients.take_listing(session, live.id, live.label, self._listing(), self._config.max_rescues)
+        clients.take_reports(session, live.id, live.label, self._accepted)
+        clients.take_listing(session, live.id, live.label, self._listing())
         self._write_state(session)
 
     def _write_state(self, session: Session) -> None:
@@ -96,14 +101,15 @@ class Heartbeat:
         error = future.exception()
         if error is not None:
             self._live.parked = False
-            self._fail(error)
+            self.fail(error)
             return
         self._live.unheard = ""
         self._live.condemned, self._live.terminating = self._beat.condemned, self._beat.terminating
         if self._beat.terminating and not self._beat.runs:
             self._live_farm.leave(self._live.id)
         if self._tick is not None:
-            self._tick.add_done_callback(lambda _: self._soon(self._finish))
+            self._next_step = self._finish
+            self._tick.add_done_callback(lambda _: self._soon(self))
         else:
             self._finish()
 
@@ -112,7 +118,7 @@ class Heartbeat:
         try:
             self._answer = self._orders()
         except Exception as error:  # noqa: BLE001 - the caller's answer
-            self._fail(error)
+            self.fail(error)
             return
         self._store.when_durable(self._on_disk)
 
@@ -144,13 +150,16 @@ class Heartbeat:
             resend=self._resend,
         )
 
-    def _on_disk(self, error: StoreUnavailableError | None) -> None:
+    def _on_disk(self, error: BaseException | None) -> None:
         if error is None:
             self.reply.set_result(self._answer)
         else:
-            self._fail(error)
+            self.fail(error)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error, unless there was an answer."""
+        if self.reply.done():
+            return
         if isinstance(error, StoreUnavailableError):
             # The heartbeat counts all the same; what it brought comes again with the next one.
             self.reply.set_result(answer(self._number, self._config))

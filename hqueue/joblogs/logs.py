@@ -12,8 +12,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hqueue.durability import flush_folder
 from hqueue.errors import StoreUnavailableError
+from hqueue.folders import flush_folder
 from hqueue.joblogs.runfile import RunFile, read_part
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """The only writer of a job's status.
 
 rows          jobs as the lifecycle sees them, how they are read, and what their changes are called
-status        apply(): an event, through the table of `states`, to rows, upwards until nothing is left to change
+status        apply(): an event to rows, as `states` decides, upwards until nothing is left to change
+runrows       runs as the lifecycle sees them, how they are read, asked for something and given up
 links         the existing jobs that a submission names, and what must not be done with them
 properties    where the properties of a specification are stored
 submission    submit(): a graph of specifications becomes jobs
@@ -18,31 +19,5 @@ notes         what people and the server write to threads
 troubles      errors of the server and of clients, counted
 repair        what a start checks and mends
 
-All take the open `Session` first and never commit.
+All take the open `Session` first and never commit. The package itself exports nothing: name the module.
 """
-
-from hqueue.lifecycle.bulk import Action, act, below_unfinished, spread, step
-from hqueue.lifecycle.repair import repair
-from hqueue.lifecycle.runs import assign, end_run, lose_client
-from hqueue.lifecycle.spreading import Change
-from hqueue.lifecycle.status import Cause, apply, count_in
-from hqueue.lifecycle.submission import submit
-from hqueue.lifecycle.trees import is_counted
-
-__all__ = [
-    "Action",
-    "Cause",
-    "Change",
-    "act",
-    "apply",
-    "assign",
-    "below_unfinished",
-    "count_in",
-    "end_run",
-    "is_counted",
-    "lose_client",
-    "repair",
-    "spread",
-    "step",
-    "submit",
-]

@@ -7,33 +7,41 @@ name its blocked clients: in small steps, and none of them is assigned before it
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.lifecycle import notes
-from hqueue.lifecycle.requirements import give, read_requirement, requirement_id
+from hqueue.lifecycle.requirements import give, read_requirement
 from hqueue.schema import client, client_failure, job, requirement, root_block
 from hqueue.states import SETTLED
-from hqueue.store import WakeScheduler, chunks
+from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from hqueue.matching import Requirement
     from hqueue.store import Session
 
 # Jobs looked at in one step: about 10 ms of write lock.
 STEP: Final = 1_000
 _MOST_COUNTED: Final = 100
 
-_JOB: Final = (
-    sa.select(job.c.status, job.c.root_id, requirement.c.spec_json, root_block.c.root_id.label("block"))
+_JOBS: Final = (
+    sa.select(job.c.id, job.c.status, job.c.root_id, requirement.c.spec_json, root_block.c.root_id.label("block"))
     .join(requirement, requirement.c.id == job.c.requirement_id)
     .outerjoin(root_block, root_block.c.root_id == job.c.root_id)
-    .where(job.c.id == sa.bindparam("wanted"))
+    .where(job.c.id.in_(listed("jobs")))
 )
-_FORGET: Final = sa.delete(client_failure).where(client_failure.c.job_id == sa.bindparam("wanted"))
+_FAILURES: Final = client_failure.c.job_id.in_(listed("jobs"))
+_REHOME: Final = (
+    sa.update(client_failure)
+    .where(client_failure.c.job_id == sa.bindparam("key_id"))
+    .values(root_id=sa.bindparam("root"))
+)
 _PENDING: Final = sa.select(root_block.c.root_id).where(root_block.c.pending)
 
 
@@ -53,51 +61,64 @@ def count_failure(session: Session, job_id: int, client_id: int) -> None:
     if not session.connection.execute(known).rowcount:
         values = {"job_id": job_id, "client_id": client_id, "root_id": root_id, "failures": 1}
         session.connection.execute(sa.insert(client_failure).values(values))
-    _mark(session, root_id, recount=True)
+    _mark(session, recount=[root_id])
 
 
-def try_last(session: Session, job_id: int, client_id: int) -> None:
-    """Let a job that goes back to the queue run on a client only when no other has room."""
-    row = session.connection.execute(_JOB, {"wanted": job_id}).one_or_none()
-    if row is None or row.status in SETTLED:
+def try_last(session: Session, client_of: Mapping[int, int]) -> None:
+    """Let jobs that go back to the queue run on a client, given for each, only when no other has room."""
+    wanted: dict[int, Requirement] = {}
+    for row in session.connection.execute(_JOBS, {"jobs": list(client_of)}):
+        needs, client_id = read_requirement(row.spec_json), client_of[row.id]
+        if row.status not in SETTLED and client_id not in needs.last:
+            wanted[row.id] = replace(needs, last=tuple(sorted({*needs.last, client_id})))
+    give(session, wanted)
+
+
+def forget(session: Session, job_ids: Sequence[int]) -> None:
+    """Forget where jobs failed: they are rescheduled."""
+    if not job_ids:
         return
-    wanted = read_requirement(row.spec_json)
-    if client_id not in wanted.last:
-        give(session, job_id, replace(wanted, last=tuple(sorted({*wanted.last, client_id}))))
-
-
-def forget(session: Session, job_id: int) -> None:
-    """Forget where a job failed: it is rescheduled."""
-    counted = session.connection.execute(_FORGET, {"wanted": job_id}).rowcount
-    row = session.connection.execute(_JOB, {"wanted": job_id}).one()
-    wanted = read_requirement(row.spec_json)
-    if wanted.last:
-        give(session, job_id, replace(wanted, last=()))
-    if counted:
-        _mark(session, row.root_id, recount=True)
-    if row.block is not None:
-        reconsider(session, row.root_id, job_id - 1)
+    connection, these = session.connection, {"jobs": job_ids}
+    rows = connection.execute(_JOBS, these).all()
+    failed = set(connection.execute(sa.select(client_failure.c.job_id).where(_FAILURES), these).scalars())
+    if failed:
+        connection.execute(sa.delete(client_failure).where(_FAILURES), these)
+    needs = {row.id: read_requirement(row.spec_json) for row in rows}
+    give(session, {job_id: replace(each, last=()) for job_id, each in needs.items() if each.last})
+    _mark(session, recount={row.root_id for row in rows if row.id in failed}, moved_to=_places(rows))
 
 
 def reconsider(session: Session, root_id: int, after: int) -> None:
     """Look again at a root's jobs with higher ids than this, if it has blocked clients."""
     query = sa.select(root_block.c.root_id).where(root_block.c.root_id == root_id)
     if session.connection.execute(query).first() is not None:
-        _mark(session, root_id, moved_to=after)
+        _mark(session, moved_to={root_id: after})
 
 
-def reconsider_job(session: Session, job_id: int) -> None:
-    """Look again at a job that was settled: meanwhile its root's blocked clients may have changed."""
-    row = session.connection.execute(_JOB, {"wanted": job_id}).one()
-    if row.block is not None:
-        reconsider(session, row.root_id, job_id - 1)
+def reconsider_jobs(session: Session, job_ids: Sequence[int]) -> None:
+    """Look again at jobs that were settled: meanwhile their roots' blocked clients may have changed."""
+    if job_ids:
+        _mark(session, moved_to=_places(session.connection.execute(_JOBS, {"jobs": job_ids}).all()))
 
 
-def rehome(session: Session, job_id: int, root_id: int) -> None:
-    """Let a job's failures count for its new root, and that root's blocked clients for it."""
-    moved = sa.update(client_failure).where(client_failure.c.job_id == job_id).values(root_id=root_id)
-    session.connection.execute(moved)
-    _mark(session, root_id, recount=True, moved_to=job_id - 1)
+def _places(rows: Sequence[Any]) -> dict[int, int]:
+    """Return from where on roots with blocked clients are to be looked at for these jobs."""
+    places: dict[int, int] = {}
+    for row in rows:
+        if row.block is not None:
+            places[row.root_id] = min(row.id - 1, places.get(row.root_id, row.id))
+    return places
+
+
+def rehome(session: Session, root_of: Mapping[int, int]) -> None:
+    """Let the failures of jobs count for their new roots, and those roots' blocked clients for them."""
+    if not root_of:
+        return
+    session.connection.execute(_REHOME, [{"key_id": job_id, "root": root_id} for job_id, root_id in root_of.items()])
+    places: dict[int, int] = {}
+    for job_id, root_id in root_of.items():
+        places[root_id] = min(job_id - 1, places.get(root_id, job_id))
+    _mark(session, recount=places, moved_to=places)
 
 
 def recount_all(session: Session) -> None:
@@ -105,11 +126,10 @@ def recount_all(session: Session) -> None:
     session.connection.execute(sa.update(root_block).values(pending=True, recount=True))
 
 
-def step(session: Session, max_failures: int) -> bool:
+def step(session: Session) -> bool:
     """Do what is next for roots with pending failures; tell whether there was anything to do.
 
     All are counted, and some jobs of one are moved: most failures block nothing, and then nobody waits for anything.
-    Shapes: max_failures 0 blocks nothing.
     Writes: root_block, the requirements of a root's unsettled jobs, the root's log.
     """
     query = sa.select(root_block).where(root_block.c.pending).order_by(root_block.c.root_id).limit(_MOST_COUNTED)
@@ -118,9 +138,9 @@ def step(session: Session, max_failures: int) -> bool:
     for row in rows:
         blocked, moved_to = tuple(json.loads(row.blocked_json)), row.moved_to
         if row.recount:
-            counted = _over(session, row.root_id, max_failures)
+            counted = _over(session, row.root_id)
             if counted != blocked:
-                _tell(session, row.root_id, sorted(set(counted) - set(blocked)), max_failures)
+                _tell(session, row.root_id, sorted(set(counted) - set(blocked)))
                 blocked, moved_to = counted, 0
         if moved_to is not None and not moved:
             moved_to = _move(session, row.root_id, blocked, moved_to)
@@ -131,42 +151,65 @@ def step(session: Session, max_failures: int) -> bool:
     return bool(rows)
 
 
-def _mark(session: Session, root_id: int, *, recount: bool = False, moved_to: int | None = None) -> None:
-    query = sa.select(root_block).where(root_block.c.root_id == root_id)
-    known = session.connection.execute(query).one_or_none()
-    session.after_commit(WakeScheduler())
-    if known is None:
-        values = {"root_id": root_id, "blocked_json": "[]", "pending": True, "recount": recount, "moved_to": moved_to}
-        session.connection.execute(sa.insert(root_block).values(values))
+def _mark(session: Session, *, recount: Collection[int] = (), moved_to: Mapping[int, int] | None = None) -> None:
+    """Have roots' failures counted again, and their jobs with higher ids than a given one looked at again."""
+    moved_to = moved_to or {}
+    roots = {*recount, *moved_to}
+    if not roots:
         return
-    places = [place for place in (known.moved_to, moved_to) if place is not None]
-    changed = {"pending": True, "recount": recount or known.recount, "moved_to": min(places, default=None)}
-    session.connection.execute(sa.update(root_block).where(root_block.c.root_id == root_id).values(changed))
+    session.after_commit(WakeScheduler())
+    query = sa.select(root_block).where(root_block.c.root_id.in_(listed("roots")))
+    known = {row.root_id: row for row in session.connection.execute(query, {"roots": sorted(roots)})}
+    fresh: list[dict[str, Any]] = []
+    changed: list[dict[str, Any]] = []
+    for root_id in sorted(roots):
+        before = known.get(root_id)
+        places = [moved_to[root_id]] if root_id in moved_to else []
+        if before is not None and before.moved_to is not None:
+            places.append(before.moved_to)
+        values = {
+            "key_id": root_id,
+            "again": root_id in recount or (before is not None and before.recount),
+            "place": min(places, default=None),
+        }
+        (fresh if before is None else changed).append(values)
+    if fresh:
+        session.connection.execute(_MARK_NEW, fresh)
+    if changed:
+        session.connection.execute(_MARK_KNOWN, changed)
 
 
-def _over(session: Session, root_id: int, max_failures: int) -> tuple[int, ...]:
-    """Return the clients with too many failures of a root's jobs."""
-    if not max_failures:
+_MARKS: Final = {"pending": True, "recount": sa.bindparam("again"), "moved_to": sa.bindparam("place")}
+_MARK_NEW: Final = sa.insert(root_block).values(root_id=sa.bindparam("key_id"), blocked_json="[]", **_MARKS)
+_MARK_KNOWN: Final = sa.update(root_block).where(root_block.c.root_id == sa.bindparam("key_id")).values(**_MARKS)
+
+
+def _over(session: Session, root_id: int) -> tuple[int, ...]:
+    """Return the clients with too many failures of a root's jobs; none where the limit is 0."""
+    most = session.policy.max_client_failures
+    if not most:
         return ()
     query = (
         sa.select(client_failure.c.client_id)
         .where(client_failure.c.root_id == root_id)
         .group_by(client_failure.c.client_id)
-        .having(sa.func.sum(client_failure.c.failures) >= max_failures)
+        .having(sa.func.sum(client_failure.c.failures) >= most)
         .order_by(client_failure.c.client_id)
     )
     return tuple(session.connection.execute(query).scalars())
 
 
-def _tell(session: Session, root_id: int, client_ids: list[int], max_failures: int) -> None:
+def _tell(session: Session, root_id: int, client_ids: list[int]) -> None:
     """Say in a root's log which clients were blocked for it."""
     status = session.connection.execute(sa.select(job.c.status).where(job.c.id == root_id)).scalar()
     if status is None:
         return
-    query = sa.select(client.c.hostname, client.c.name).where(client.c.id.in_(client_ids)).order_by(client.c.id)
-    for hostname, name in session.connection.execute(query).all():
+    these = client.c.id.in_(listed("clients"))
+    query = sa.select(client.c.hostname, client.c.name).where(these).order_by(client.c.id)
+    most = session.policy.max_client_failures
+    for hostname, name in session.connection.execute(query, {"clients": client_ids}).all():
         label = client_label(hostname, name)
-        text = f"client {label} is blocked for this job and those below it: they failed there {max_failures} times"
+        text = f"client {label} is blocked for this job and those below it: they failed there {most} times"
         session.record(root_id, "note", status, text)
         notes.add(session, text, job_id=root_id)
 
@@ -178,27 +221,14 @@ def _move(session: Session, root_id: int, blocked: tuple[int, ...], after: int) 
     """
     connection = session.connection
     query = (
-        sa.select(job.c.id, job.c.requirement_id, job.c.status)
+        sa.select(job.c.id, job.c.status, requirement.c.spec_json)
+        .join(requirement, requirement.c.id == job.c.requirement_id)
         .where(job.c.root_id == root_id, job.c.id > after)
         .order_by(job.c.id)
         .limit(STEP)
     )
     rows = connection.execute(query).all()
-    members: dict[int, list[int]] = defaultdict(list)
-    for row in rows:
-        if row.status not in SETTLED:
-            members[row.requirement_id].append(row.id)
-    texts: dict[int, str] = {}
-    for part in chunks(list(members)):
-        found = connection.execute(
-            sa.select(requirement.c.id, requirement.c.spec_json).where(requirement.c.id.in_(part))
-        )
-        texts.update((key, text) for key, text in found)
-    for key, job_ids in members.items():
-        wanted = read_requirement(texts[key])
-        if wanted.blocked != blocked:
-            right = requirement_id(session, replace(wanted, blocked=blocked))
-            for some in chunks(job_ids):
-                connection.execute(sa.update(job).where(job.c.id.in_(some)).values(requirement_id=right))
+    needs = {row.id: read_requirement(row.spec_json) for row in rows if row.status not in SETTLED}
+    give(session, {key: replace(each, blocked=blocked) for key, each in needs.items() if each.blocked != blocked})
     session.after_commit(WakeScheduler())
     return rows[-1].id if len(rows) == STEP else None

@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.database import insert_row
+from hqueue.database import insert_row, listed
 from hqueue.errors import ClientRefusedError
 from hqueue.lifecycle import notes, reservations, troubles
+from hqueue.lifecycle.runrows import RunRow, current, fence, fenced_runs, open_runs, set_wish
 from hqueue.lifecycle.runs import (
-    RunRow,
     end_run,
     end_runs_well,
-    fence,
-    fenced_runs,
     is_usual_end,
-    open_runs,
 )
-from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
+from hqueue.lifecycle.status import apply
 from hqueue.matching import os_of
 from hqueue.protocol import KILLED, LOST, Assignment, Orders, Report, Wish
 from hqueue.schema import client, job, job_spec, run
-from hqueue.states import JobEvent
+from hqueue.states import Cause, JobEvent
 from hqueue.store import Session, WakeScheduler
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ log = logging.getLogger("hqueue.lifecycle")
 _LONGEST_REASON: Final = 500
 
 
-def register(session: Session, identity: Identity, ip: str, max_rescues: int = MAX_RESCUES) -> int:
+def register(session: Session, identity: Identity, ip: str) -> int:
     """Store a client that reports for the first time, or again, and return its id.
 
     Same label and key: the newer incarnation wins. Same label and another key: refused while the known one is not
@@ -62,11 +59,7 @@ def register(session: Session, identity: Identity, ip: str, max_rescues: int = M
             raise ClientRefusedError(
                 f"another machine is registered as {identity.label}; give this one a name (hqclient --name NAME)",
             )
-        cause = Cause(f"another machine took over {identity.label}", max_rescues=max_rescues)
-        for row in open_runs(connection, known.id):
-            fence(session, row)
-            apply_to_current(session, row, JobEvent.RUN_LOST, cause)
-        reservations.release_client(session, known.id, cause.message)
+        give_up_runs(session, known.id, f"another machine took over {identity.label}")
     connection.execute(sa.update(client).where(client.c.id == known.id).values(**values))
     return int(known.id)
 
@@ -93,11 +86,22 @@ def _row(identity: Identity, ip: str, now_ms: int) -> dict[str, Any]:
     }
 
 
-def apply_to_current(session: Session, row: RunRow, event: JobEvent, cause: Cause) -> None:
-    """Tell a job of something that happened to a run, if that is the job's current one."""
-    query = sa.select(job.c.id).where(job.c.id == row.job_id, job.c.run_id == row.id)
-    if session.connection.execute(query).first() is not None:
-        apply(session, event, [row.job_id], cause)
+def give_up_runs(session: Session, client_id: int, why: str) -> None:
+    """Let the jobs of a client that will not come back with them go on without it.
+
+    Writes: runs, reservations, jobs.
+    """
+    rows = open_runs(session.connection, client_id)
+    fence(session, [row.id for row in rows], why)
+    apply_to_current(session, rows, JobEvent.RUN_LOST, Cause(why))
+    reservations.release_client(session, client_id, why)
+
+
+def apply_to_current(session: Session, rows: Sequence[RunRow], event: JobEvent, cause: Cause) -> None:
+    """Tell jobs of something that happened to runs, as far as these are the jobs' current ones."""
+    told = [row.job_id for row in current(session.connection, rows)]
+    if told:
+        apply(session, event, told, cause)
 
 
 def take_reports(
@@ -105,7 +109,6 @@ def take_reports(
     client_id: int,
     label: str,
     reports: Sequence[Report],
-    max_rescues: int = MAX_RESCUES,
 ) -> bool:
     """Take how runs ended; tell whether any had not been known to have ended.
 
@@ -116,7 +119,7 @@ def take_reports(
         return False
     known = {row.token: row for row in _held(session.connection, client_id)}
     ended = [(row, report) for report in reports if (row := known.pop(report.token, None)) is not None]
-    take = partial(_end_runs, session, label, max_rescues)
+    take = partial(_end_runs, session, label)
     if ended and session.attempt(partial(take, ended)) is not None:
         for row, report in ended:
             error = session.attempt(partial(take, [(row, report)]))
@@ -133,78 +136,85 @@ def take_reports(
     return bool(ended)
 
 
-def _end_runs(session: Session, label: str, max_rescues: int, ended: Sequence[tuple[RunRow, Report]]) -> None:
+def _end_runs(session: Session, label: str, ended: Sequence[tuple[RunRow, Report]]) -> None:
     end_runs_well(session, [each for each in ended if is_usual_end(*each)], label=label)
     for row, report in ended:
         if not is_usual_end(row, report):
-            end_run(session, row, report, label=label, max_rescues=max_rescues)
+            end_run(session, row, report, label=label)
         if report.lost_output:
             why = report.lost_output[:_LONGEST_REASON]
             notes.add(session, f"output of job {row.job_id} is missing, from {label}: {why}", job_id=row.job_id)
             troubles.count(session, f"lost output of a job: {why}", client_id=row.client_id)
 
 
-def take_listing(
-    session: Session,
-    client_id: int,
-    label: str,
-    listing: Collection[Listed],
-    max_rescues: int = MAX_RESCUES,
-) -> None:
+def take_listing(session: Session, client_id: int, label: str, listing: Collection[Listed]) -> None:
     """Compare the runs a client holds with those it should hold.
 
     A run that was listed once and is missing now is lost; one that was never listed, and is to die, never started;
     a given-up one that is missing is dead.
     """
-    listed = {each.token: each for each in listing}
-    for row in _held(session.connection, client_id):
-        said = listed.get(row.token)
+    said = {each.token: each for each in listing}
+    held = _held(session.connection, client_id)
+    _take_listed(session, label, [(row, said[row.token]) for row in held if not row.fenced and row.token in said])
+    for row in held:
+        if row.token in said:
+            continue
         if row.fenced:
-            if said is None:
-                end_run(session, row, Report(row.token, LOST), label=label)
-        elif said is not None:
-            _take_listed(session, row, said, label)
+            end_run(session, row, Report(row.token, LOST), label=label)
         elif row.listed_at is not None:
             gone = Report(row.token, LOST, message="the client does not have it any more")
-            end_run(session, row, gone, label=label, max_rescues=max_rescues)
+            end_run(session, row, gone, label=label)
         elif row.wish == "die":
             end_run(session, row, Report(row.token, KILLED, kill_reason=row.wish_reason), label=label)
-        elif row.abandoned_at is not None:
-            _come_back(session, row, label, halted=False)
+    fresh = [row for row in held if row.token not in said and row.listed_at is None and row.wish != "die"]
+    _come_back(session, label, [row for row in fresh if row.abandoned_at is not None])
 
 
-def _take_listed(session: Session, row: RunRow, said: Listed, label: str) -> None:
-    values: dict[str, Any] = {}
-    if row.listed_at is None:
-        values["listed_at"] = session.now_ms
-    if said.pid is not None and row.started_at is None:
-        values["pid"] = said.pid
-        values["started_at"] = max(row.assigned_at, session.now_ms - int(said.seconds * 1000))
-    confirmed = said.wish == row.wish_number > row.wish_confirmed
-    if confirmed:
-        values["wish_confirmed"] = row.wish_number
-    if values:
-        session.connection.execute(sa.update(run).where(run.c.id == row.id).values(**values))
-    if row.abandoned_at is not None:
-        _come_back(session, row, label, halted=said.state == "halted")
-    if confirmed and row.wish != "die":
-        event = JobEvent.HALTED if row.wish == "halt" else JobEvent.CONTINUED
-        apply_to_current(session, row, event, Cause(f"client {label}"))
+def _take_listed(session: Session, label: str, both: Sequence[tuple[RunRow, Listed]]) -> None:
+    news: list[dict[str, Any]] = []
+    halted: list[RunRow] = []
+    continued: list[RunRow] = []
+    for row, said in both:
+        confirmed = said.wish == row.wish_number > row.wish_confirmed
+        started = said.pid is not None and row.started_at is None
+        if confirmed or started or row.listed_at is None:
+            began = max(row.assigned_at, session.now_ms - int(said.seconds * 1000)) if started else row.started_at
+            values = {"key_id": row.id, "now": session.now_ms, "number": said.wish if confirmed else row.wish_confirmed}
+            news.append({**values, "new_pid": said.pid, "began": began})
+        if confirmed and row.wish != "die":
+            (halted if row.wish == "halt" else continued).append(row)
+    if news:
+        session.connection.execute(_LISTED, news)
+    back = [row for row, _ in both if row.abandoned_at is not None]
+    _come_back(session, label, back, frozenset(row.job_id for row, said in both if said.state == "halted"))
+    for event, rows in ((JobEvent.HALTED, halted), (JobEvent.CONTINUED, continued)):
+        apply_to_current(session, rows, event, Cause(f"client {label}"))
 
 
-def _come_back(session: Session, row: RunRow, label: str, *, halted: bool) -> None:
-    session.connection.execute(sa.update(run).where(run.c.id == row.id).values(abandoned_at=None))
-    halted_jobs = frozenset({row.job_id} if halted else ())
-    apply_to_current(session, row, JobEvent.CLIENT_BACK, Cause(f"client {label} is back", halted=halted_jobs))
+def _come_back(session: Session, label: str, rows: Sequence[RunRow], halted: frozenset[int] = frozenset()) -> None:
+    if rows:
+        session.connection.execute(_BACK, {"runs": [row.id for row in rows]})
+        apply_to_current(session, rows, JobEvent.CLIENT_BACK, Cause(f"client {label} is back", halted=halted))
 
 
 def end_overtime(session: Session, tokens: Collection[str]) -> None:
     """Wish runs dead whose client should have ended them for their time long ago."""
-    session.connection.execute(
-        sa.update(run)
-        .where(run.c.token.in_(tokens), run.c.closed_at.is_(None), run.c.wish != "die")
-        .values(wish="die", wish_reason="time", wish_number=run.c.wish_number + 1),
+    query = sa.select(run.c.id).where(run.c.closed_at.is_(None), run.c.wish != "die")
+    query = query.where(run.c.token.in_(listed("tokens", texts=True)))
+    set_wish(session, session.connection.execute(query, {"tokens": tokens}).scalars().all(), "die", "time")
+
+
+_LISTED: Final = (
+    sa.update(run)
+    .where(run.c.id == sa.bindparam("key_id"))
+    .values(
+        listed_at=sa.func.coalesce(run.c.listed_at, sa.bindparam("now")),
+        pid=sa.func.coalesce(run.c.pid, sa.bindparam("new_pid")),
+        started_at=sa.bindparam("began"),
+        wish_confirmed=sa.bindparam("number"),
     )
+)
+_BACK: Final = sa.update(run).where(run.c.id.in_(listed("runs"))).values(abandoned_at=None)
 
 
 def orders(connection: sa.Connection, client_id: int, listing: Collection[Listed]) -> Orders:
@@ -248,7 +258,7 @@ _ASSIGNED: Final = (
     .join(job, job.c.id == run.c.job_id)
     .join(job_spec, job_spec.c.job_id == run.c.job_id)
     .join(client, client.c.id == run.c.client_id)
-    .where(run.c.id.in_(sa.bindparam("runs", expanding=True)))
+    .where(run.c.id.in_(listed("runs")))
     .order_by(run.c.id)
 )
 

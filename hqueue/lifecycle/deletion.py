@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.lifecycle import blocklist, trees
 from hqueue.lifecycle.rows import load, statuses
-from hqueue.lifecycle.runs import RUN_COLUMNS, RunRow, fence
+from hqueue.lifecycle.runrows import fence, set_wish
 from hqueue.lifecycle.status import count_children
-from hqueue.schema import client, job, job_edge, note_thread, root_block, run
-from hqueue.states import SETTLED, UNSUCCESSFUL
-from hqueue.store import DeleteLogs, Session, WakeClient, chunks
+from hqueue.schema import bulk_job, client, job, job_edge, note_thread, root_block, run
+from hqueue.states import SETTLED, UNSUCCESSFUL, JobStatus
+from hqueue.store import DeleteLogs, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+GONE_ROOT: Final = "gone root"  # a deleted job that others still have as their root
+_THESE: Final = listed("jobs")
+_EDGES: Final = sa.or_(job_edge.c.child_id.in_(_THESE), job_edge.c.parent_id.in_(_THESE))
+_OPEN_RUNS: Final = (
+    sa.select(run.c.id, run.c.job_id, run.c.wish, client.c.lost)
+    .join(client, client.c.id == run.c.client_id)
+    .where(run.c.open_job_id.in_(_THESE))
+)
+_DELETE: Final = (
+    sa.delete(note_thread).where(note_thread.c.job_id.in_(_THESE)),
+    sa.delete(job_edge).where(_EDGES),
+    sa.delete(root_block).where(root_block.c.root_id.in_(_THESE)),
+    sa.delete(job).where(job.c.id.in_(_THESE)),
+)
+_FEWER_CHILDREN: Final = (
+    sa.update(job)
+    .where(job.c.id == sa.bindparam("key_id"))
+    .values(children_total=job.c.children_total - sa.bindparam("lost"))
+)
+_REHOME: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(root_id=sa.bindparam("root"))
 
 
 def delete(session: Session, job_ids: Sequence[int]) -> list[int]:
@@ -23,100 +46,81 @@ def delete(session: Session, job_ids: Sequence[int]) -> list[int]:
 
     An open run stays, told to die, until its death is proved; the output goes with it.
     """
-    below: list[int] = []
-    for part in chunks(job_ids):
-        going = statuses(session.connection, part)
-        edges = session.connection.execute(
-            sa.select(job_edge.c.parent_id, job_edge.c.child_id).where(
-                sa.or_(job_edge.c.child_id.in_(part), job_edge.c.parent_id.in_(part)),
-            ),
-        ).all()
-        below.extend(child for parent, child in edges if parent in going and child not in going)
-        deltas: dict[int, tuple[int, int]] = {}
-        lost: dict[int, int] = {}
-        for parent, child in edges:
-            if child in going and parent not in going:
-                du, ds = deltas.get(parent, (0, 0))
-                status = going[child]
-                deltas[parent] = (du - (status not in SETTLED), ds - (status in UNSUCCESSFUL))
-                lost[parent] = lost.get(parent, 0) + 1
-        _leave_trees(session, part, edges)
-        _let_runs_die(session, part)
-        for job_id, status in going.items():
-            session.record(job_id, "deleted", status)
-        session.connection.execute(sa.delete(note_thread).where(note_thread.c.job_id.in_(part)))
-        session.connection.execute(
-            sa.delete(job_edge).where(sa.or_(job_edge.c.child_id.in_(part), job_edge.c.parent_id.in_(part))),
-        )
-        session.connection.execute(sa.delete(root_block).where(root_block.c.root_id.in_(part)))
-        session.connection.execute(sa.delete(job).where(job.c.id.in_(part)))
-        for parent, count in lost.items():
-            query = sa.update(job).where(job.c.id == parent)
-            session.connection.execute(query.values(children_total=job.c.children_total - count))
-        if deltas:
-            count_children(session, deltas)
-    gone = set(job_ids)
-    return [child for child in dict.fromkeys(below) if child not in gone]
+    if not job_ids:
+        return []
+    connection, these = session.connection, {"jobs": job_ids}
+    going = statuses(connection, job_ids)
+    edges = connection.execute(sa.select(job_edge.c.parent_id, job_edge.c.child_id).where(_EDGES), these).all()
+    deltas: dict[int, tuple[int, int]] = {}
+    lost: dict[int, int] = {}
+    for parent, child in edges:
+        if child in going and parent not in going:
+            du, ds = deltas.get(parent, (0, 0))
+            status = going[child]
+            deltas[parent] = (du - (status not in SETTLED), ds - (status in UNSUCCESSFUL))
+            lost[parent] = lost.get(parent, 0) + 1
+    _leave_trees(session, edges, going)
+    _let_runs_die(session, job_ids)
+    for job_id, status in going.items():
+        session.record(job_id, "deleted", status)
+    for delete_what in _DELETE:
+        connection.execute(delete_what, these)
+    if lost:
+        connection.execute(_FEWER_CHILDREN, [{"key_id": parent, "lost": count} for parent, count in lost.items()])
+        count_children(session, deltas)
+    return list(dict.fromkeys(child for parent, child in edges if parent in going and child not in going))
 
 
-def _leave_trees(session: Session, going: Sequence[int], edges: Sequence[Any]) -> None:
+def _leave_trees(session: Session, edges: Sequence[Any], going: Mapping[int, JobStatus]) -> None:
     """Take jobs out of the sums of those above that stay."""
-    gone = set(going)
-    left = {child for parent, child in edges if child in gone and parent not in gone}
+    above: dict[int, list[int]] = defaultdict(list)
+    for parent, child in edges:
+        if child in going:
+            above[child].append(parent)
+    left = [child for child, parents in above.items() if not all(parent in going for parent in parents)]
     shares: dict[int, trees.Share] = {}
+    inexact: set[int] = set()
     for row in load(session.connection, sorted(left)):
         if row.children_total:
-            # What hangs below it may hang elsewhere too.
-            trees.mark(session.connection, [parent for parent, child in edges if child == row.id])
+            inexact.update(above[row.id])  # what hangs below it may hang elsewhere too
         else:
             shares[row.id] = trees.NOTHING - trees.share(row) - trees.Share(jobs=1, counted=int(row.counted))
+    trees.mark(session.connection, sorted(inexact))
     trees.add(session.connection, shares)
 
 
 def _let_runs_die(session: Session, job_ids: Sequence[int]) -> None:
     """Tell the runs of jobs that go to end; those of lost clients are given up, for nobody waits for them."""
-    query = sa.select(*RUN_COLUMNS, client.c.lost).join(client, client.c.id == run.c.client_id)
-    kept: set[int] = set()
-    for *columns, lost in session.connection.execute(query.where(run.c.open_job_id.in_(job_ids))).all():
-        row = RunRow(*columns)
-        if lost:
-            fence(session, row)
-        else:
-            kept.add(row.job_id)
-            session.after_commit(WakeClient(row.client_id))
-    session.connection.execute(
-        sa.update(run)
-        .where(run.c.open_job_id.in_(kept), run.c.wish != "die")
-        .values(wish="die", wish_reason="deleted", wish_number=run.c.wish_number + 1),
-    )
+    rows = session.connection.execute(_OPEN_RUNS, {"jobs": job_ids}).all()
+    fence(session, [row.id for row in rows if row.lost])
+    set_wish(session, [row.id for row in rows if not row.lost and row.wish != "die"], "die", "deleted")
+    kept = {row.job_id for row in rows if not row.lost}
     for job_id in job_ids:
         if job_id not in kept:
             session.after_commit(DeleteLogs(job_id))
 
 
-def missed_roots(session: Session, gone: Sequence[int]) -> list[int]:
+def missed_roots(session: Session, gone: Collection[int]) -> list[int]:
     """Return those of the deleted jobs that are still the root of others."""
-    found: list[int] = []
-    for part in chunks(gone):
-        query = sa.select(job.c.root_id).where(job.c.root_id.in_(part)).distinct()
-        found.extend(session.connection.execute(query).scalars())
-    return found
+    query = sa.select(job.c.root_id).where(job.c.root_id.in_(listed("jobs"))).distinct()
+    return list(session.connection.execute(query, {"jobs": gone}).scalars()) if gone else []
 
 
-def rehome(session: Session, gone: sa.Select[tuple[int]], limit: int) -> bool:
-    """Give some of the jobs whose root was deleted the root of a parent that is left; tell whether there were any."""
+def rehome(session: Session, bulk_id: int, limit: int) -> bool:
+    """Give some of the jobs whose root an action deleted the root of another parent; tell whether there were any."""
     parent, root = job.alias("parent"), job.alias("root")
     query = (
         sa.select(job.c.id, sa.func.min(parent.c.root_id))
         .join(job_edge, job_edge.c.child_id == job.c.id)
         .join(parent, parent.c.id == job_edge.c.parent_id)
         .join(root, root.c.id == parent.c.root_id)
-        .where(job.c.root_id.in_(gone))
+        .join(bulk_job, bulk_job.c.job_id == job.c.root_id)
+        .where(bulk_job.c.bulk_id == bulk_id, bulk_job.c.state == GONE_ROOT)
         .group_by(job.c.id)
         .limit(limit)
     )
     found = session.connection.execute(query).all()
-    for job_id, root_id in found:
-        session.connection.execute(sa.update(job).where(job.c.id == job_id).values(root_id=root_id))
-        blocklist.rehome(session, job_id, root_id)
+    if found:
+        session.connection.execute(_REHOME, [{"key_id": job_id, "root": root_id} for job_id, root_id in found])
+    blocklist.rehome(session, dict(found))
     return bool(found)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
-from hqueue.lifecycle.rows import ancestors
+from hqueue.lifecycle.rows import ancestors, statuses
 from hqueue.schema import job, job_spec
 from hqueue.states import JobStatus
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +30,13 @@ class Known:
     is_root: bool
     requirement_id: int
     submitted_by: str
+
+
+_KNOWN: Final = (
+    sa.select(job.c.id, job.c.root_id, job.c.status, job.c.is_root, job.c.requirement_id, job_spec.c.submitted_by)
+    .join(job_spec, job_spec.c.job_id == job.c.id)
+    .where(job.c.id.in_(listed("jobs")))
+)
 
 
 class Attachment:
@@ -71,14 +78,13 @@ class Attachment:
     def _check_above(self, above: set[int]) -> None:
         higher = ancestors(self._connection, above) | above
         self._check_cycles(higher)
-        for part in chunks(sorted(higher)):
-            query = sa.select(job.c.id).where(job.c.id.in_(part), job.c.status == JobStatus.CANCELLED).limit(1)
-            cancelled = self._connection.execute(query).scalar()
-            if cancelled is not None:
-                raise JobStateError(
-                    f"job {cancelled} is cancelled and takes no new jobs below it; reschedule it first, "
-                    "or submit below another parent",
-                )
+        found = statuses(self._connection, higher)
+        cancelled = min((job_id for job_id, status in found.items() if status is JobStatus.CANCELLED), default=None)
+        if cancelled is not None:
+            raise JobStateError(
+                f"job {cancelled} is cancelled and takes no new jobs below it; reschedule it first, "
+                "or submit below another parent",
+            )
 
     def _existing_parents(self) -> set[int]:
         above = {job_id for spec in self._jobs for job_id in spec.parent_ids}
@@ -145,25 +151,11 @@ class Attachment:
             wanted.add(self._parent_id)
         for spec in self._jobs:
             wanted.update(spec.child_ids, spec.parent_ids)
-        known: dict[int, Known] = {}
-        for part in chunks(sorted(wanted)):
-            query = (
-                sa.select(
-                    job.c.id,
-                    job.c.root_id,
-                    job.c.status,
-                    job.c.is_root,
-                    job.c.requirement_id,
-                    job_spec.c.submitted_by,
-                )
-                .join(job_spec, job_spec.c.job_id == job.c.id)
-                .where(job.c.id.in_(part))
-            )
-            for row in self._connection.execute(query):
-                known[row.id] = Known(
-                    row.id, row.root_id, JobStatus(row.status), row.is_root, row.requirement_id, row.submitted_by
-                )
-        return known
+        rows = self._connection.execute(_KNOWN, {"jobs": wanted}) if wanted else ()
+        return {
+            row.id: Known(row.id, row.root_id, JobStatus(row.status), row.is_root, row.requirement_id, row.submitted_by)
+            for row in rows
+        }
 
 
 def _unknown(place: str, job_id: int) -> str:

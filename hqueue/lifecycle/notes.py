@@ -10,7 +10,7 @@ from hqueue.database import insert_row, listed
 from hqueue.schema import client, job, note, note_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from hqueue.store import Session
 
@@ -48,6 +48,29 @@ def add(
         if connection.execute(newest).scalar() == text:
             return
     connection.execute(sa.insert(note).values(thread_id=key, at=session.now_ms, text=text))
+
+
+def add_to_jobs(session: Session, texts: Mapping[int, str]) -> None:
+    """Add a note to the thread of each of many jobs, given by id; a job without a thread gets one.
+
+    Writes: note, note_thread.
+    """
+    if not texts:
+        return
+    threads = _threads_of_jobs(session.connection, texts)
+    fresh = [{"job_id": job_id, "client_id": None} for job_id in texts if job_id not in threads]
+    if fresh:
+        session.connection.execute(sa.insert(note_thread), fresh)
+        threads = _threads_of_jobs(session.connection, texts)
+    session.connection.execute(
+        sa.insert(note),
+        [{"thread_id": threads[job_id], "at": session.now_ms, "text": text} for job_id, text in texts.items()],
+    )
+
+
+def _threads_of_jobs(connection: sa.Connection, job_ids: Iterable[int]) -> dict[int, int]:
+    query = sa.select(note_thread.c.job_id, note_thread.c.id).where(note_thread.c.job_id.in_(listed("jobs")))
+    return dict(connection.execute(query, {"jobs": list(job_ids)}).all())
 
 
 def _exists(connection: sa.Connection, query: sa.Select[Any]) -> bool:

@@ -7,18 +7,28 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.lifecycle import trees
-from hqueue.lifecycle.runs import fence
-from hqueue.lifecycle.runs import open_runs as runs_of_client
-from hqueue.lifecycle.status import Cause, apply
+from hqueue.lifecycle.bulk import release
+from hqueue.lifecycle.runrows import abandon, fence, set_wish
+from hqueue.lifecycle.status import apply
 from hqueue.schema import bulk_job, client, job, job_edge, run
-from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus
-from hqueue.store import Session, chunks
+from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hqueue.store import Session
+
 _child: Final = job.alias("child")
 _UNSETTLED: Final = tuple(sorted(set(JobStatus) - SETTLED))
+_CORRECT: Final = (
+    sa.update(job)
+    .where(job.c.id == sa.bindparam("key_id"))
+    .values(
+        children_total=sa.bindparam("total"),
+        children_unsettled=sa.bindparam("unsettled"),
+        children_unsuccessful=sa.bindparam("unsuccessful"),
+    )
+)
 
 
 def repair(session: Session) -> list[str]:
@@ -37,44 +47,32 @@ def repair(session: Session) -> list[str]:
     ]
 
 
-def recount(job_ids: Sequence[int] | None = None) -> sa.Select[tuple[int, int, int, int, int, int, int]]:
-    """Return a query: id, stored and recounted total, unsettled and unsuccessful children of unsettled parents."""
-    query = (
-        sa.select(
-            job.c.id,
-            job.c.children_total,
-            job.c.children_unsettled,
-            job.c.children_unsuccessful,
-            sa.func.count(_child.c.id).label("total"),
-            sa.func.coalesce(sa.func.sum(sa.case((_child.c.status.in_(_UNSETTLED), 1), else_=0)), 0).label("unsettled"),
-            sa.func.coalesce(
-                sa.func.sum(sa.case((_child.c.status.in_(sorted(UNSUCCESSFUL)), 1), else_=0)),
-                0,
-            ).label("unsuccessful"),
-        )
-        .select_from(job)
-        .outerjoin(job_edge, job_edge.c.parent_id == job.c.id)
-        .outerjoin(_child, _child.c.id == job_edge.c.child_id)
-        .group_by(job.c.id, job.c.children_total, job.c.children_unsettled, job.c.children_unsuccessful)
-    )
-    return query.where(job.c.id.in_(job_ids)) if job_ids is not None else query
-
-
 def _recount(session: Session) -> list[str]:
     edge = job_edge.alias()
     has_children = sa.select(edge.c.child_id).where(edge.c.parent_id == job.c.id).exists()
-    query = recount().where(job.c.status.in_(_UNSETTLED), sa.or_(job.c.children_total > 0, has_children))
+    stored = (job.c.id, job.c.children_total, job.c.children_unsettled, job.c.children_unsuccessful)
+    unsettled, unsuccessful = _child.c.status.in_(_UNSETTLED), _child.c.status.in_(sorted(UNSUCCESSFUL))
+    query = (
+        sa.select(*stored, sa.func.count(_child.c.id), _number(unsettled), _number(unsuccessful))
+        .select_from(job)
+        .outerjoin(job_edge, job_edge.c.parent_id == job.c.id)
+        .outerjoin(_child, _child.c.id == job_edge.c.child_id)
+        .where(job.c.status.in_(_UNSETTLED), sa.or_(job.c.children_total > 0, has_children))
+        .group_by(*stored)
+    )
     # Plain numbers: a sum is a Decimal on MySQL.
     found = [(row.id, tuple(row[1:4]), tuple(int(number) for number in row[4:7])) for row in _rows(session, query)]
     wrong = [(job_id, counted, real) for job_id, counted, real in found if counted != real]
-    for job_id, _, (total, unsettled, unsuccessful) in wrong:
-        session.connection.execute(
-            sa.update(job)
-            .where(job.c.id == job_id)
-            .values(children_total=total, children_unsettled=unsettled, children_unsuccessful=unsuccessful),
-        )
+    if wrong:
+        names = ("total", "unsettled", "unsuccessful")
+        rows = [{"key_id": job_id, **dict(zip(names, real, strict=True))} for job_id, _, real in wrong]
+        session.connection.execute(_CORRECT, rows)
     trees.mark(session.connection, [job_id for job_id, _, _ in wrong])
     return [f"job {job_id}: children counted {counted}, are {real}" for job_id, counted, real in wrong]
+
+
+def _number(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
 
 
 def _rows(session: Session, query: sa.Select[Any]) -> Sequence[Any]:
@@ -86,8 +84,7 @@ def _release_held(session: Session) -> list[str]:
     waited_for = sa.select(bulk_job.c.job_id).where(bulk_job.c.job_id == job.c.id).exists()
     query = sa.select(job.c.id).where(job.c.status.in_(_UNSETTLED), job.c.held_by_bulk, ~waited_for)
     held = list(session.connection.execute(query).scalars())
-    for part in chunks(held):
-        session.connection.execute(sa.update(job).where(job.c.id.in_(part)).values(held_by_bulk=False))
+    release(session, held)
     return [f"job {job_id}: waited for an action that is gone" for job_id in held]
 
 
@@ -110,25 +107,17 @@ def _settle_waiting(session: Session) -> list[str]:
 def _end_orphaned_runs(session: Session) -> list[str]:
     """An open run that its job does not know, and that nobody has told to die, would hold its client for ever."""
     query = (
-        sa.select(run.c.id, run.c.client_id)
+        sa.select(run.c.id)
         .outerjoin(job, job.c.run_id == run.c.id)
         .where(run.c.closed_at.is_(None), run.c.wish != "die", job.c.id.is_(None))
     )
-    orphans = session.connection.execute(query).all()
-    for run_id, _ in orphans:
-        session.connection.execute(
-            sa.update(run)
-            .where(run.c.id == run_id)
-            .values(wish="die", wish_reason="unknown", wish_number=run.c.wish_number + 1),
-        )
-    lost = sa.select(run.c.client_id, run.c.id).join(client, client.c.id == run.c.client_id)
+    orphans = session.connection.execute(query).scalars().all()
+    set_wish(session, orphans, "die", "unknown")
+    lost = sa.select(run.c.id).join(client, client.c.id == run.c.client_id)
     lost = lost.outerjoin(job, job.c.run_id == run.c.id)
     lost = lost.where(run.c.closed_at.is_(None), client.c.lost, job.c.id.is_(None))
-    for client_id, run_id in session.connection.execute(lost).all():
-        for row in runs_of_client(session.connection, client_id):
-            if row.id == run_id:
-                fence(session, row)
-    return [f"run {run_id}: open, but no job's current one; it is told to end" for run_id, _ in orphans]
+    fence(session, session.connection.execute(lost).scalars().all())
+    return [f"run {run_id}: open, but no job's current one; it is told to end" for run_id in orphans]
 
 
 def _take_back_jobs(session: Session) -> list[str]:
@@ -149,6 +138,5 @@ def _date_abandoned(session: Session) -> list[str]:
         .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at.is_(None))
     )
     found = _rows(session, query)
-    for part in chunks([run_id for _, run_id in found]):
-        session.connection.execute(sa.update(run).where(run.c.id.in_(part)).values(abandoned_at=session.now_ms))
+    abandon(session, [run_id for _, run_id in found])
     return [f"job {job_id}: abandoned, but nobody knew since when" for job_id, _ in found]

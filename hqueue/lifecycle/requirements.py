@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.database import insert_row
+from hqueue.database import insert_row, listed
 from hqueue.matching import Requirement
 from hqueue.schema import job, requirement
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from hqueue.store import Session
 
 # Requirements never change, and jobs share them.
@@ -31,7 +33,26 @@ def requirement_id(session: Session, wanted: Requirement) -> int:
     return int(key)
 
 
-def give(session: Session, job_id: int, wanted: Requirement) -> None:
-    """Let a job need something else."""
-    key = requirement_id(session, wanted)
-    session.connection.execute(sa.update(job).where(job.c.id == job_id).values(requirement_id=key))
+def give(session: Session, wanted: Mapping[int, Requirement]) -> None:
+    """Let jobs need something else; what each needs is given by its id."""
+    if not wanted:
+        return
+    texts = {each: each.to_json() for each in set(wanted.values())}
+    digests = {each: Requirement.digest(text) for each, text in texts.items()}
+    known = _by_digest(session, digests.values())
+    fresh = [{"digest": digest, "spec_json": texts[each]} for each, digest in digests.items() if digest not in known]
+    if fresh:
+        session.connection.execute(sa.insert(requirement), fresh)
+        known = _by_digest(session, digests.values())
+    session.connection.execute(
+        _GIVE, [{"key_id": job_id, "right": known[digests[each]]} for job_id, each in wanted.items()]
+    )
+
+
+def _by_digest(session: Session, digests: Iterable[str]) -> dict[str, int]:
+    query = sa.select(requirement.c.digest, requirement.c.id)
+    query = query.where(requirement.c.digest.in_(listed("digests", texts=True)))
+    return dict(session.connection.execute(query, {"digests": list(digests)}).all())
+
+
+_GIVE: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(requirement_id=sa.bindparam("right"))

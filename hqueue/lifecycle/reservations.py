@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.schema import client, job, reservation, run
-from hqueue.store import WakeScheduler, chunks
+from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from hqueue.store import Session
+
+_OF_RUNS: Final = reservation.c.run_id.in_(listed("runs"))
 
 
 def reserve(session: Session, others: Mapping[int, Sequence[int]]) -> None:
@@ -22,9 +25,10 @@ def reserve(session: Session, others: Mapping[int, Sequence[int]]) -> None:
         session.connection.execute(sa.insert(reservation), rows)
 
 
-def release(session: Session, run_id: int) -> None:
-    """Let the other clients of a run go: it is over."""
-    session.connection.execute(sa.delete(reservation).where(reservation.c.run_id == run_id))
+def release(session: Session, run_ids: Collection[int]) -> None:
+    """Let the other clients of runs go: they are over."""
+    if run_ids:
+        session.connection.execute(sa.delete(reservation).where(_OF_RUNS), {"runs": run_ids})
 
 
 def release_closed(session: Session) -> None:
@@ -57,13 +61,12 @@ def release_client(session: Session, client_id: int, why: str) -> None:
 def hostnames(connection: sa.Connection, run_ids: Sequence[int]) -> dict[int, list[str]]:
     """Return the hostnames of the other clients of runs that have any, by run."""
     found: dict[int, list[str]] = {}
-    for part in chunks(run_ids):
-        query = (
-            sa.select(reservation.c.run_id, client.c.hostname)
-            .join(client, client.c.id == reservation.c.client_id)
-            .where(reservation.c.run_id.in_(part))
-            .order_by(reservation.c.run_id, client.c.id)
-        )
-        for run_id, hostname in connection.execute(query):
-            found.setdefault(run_id, []).append(hostname)
+    query = (
+        sa.select(reservation.c.run_id, client.c.hostname)
+        .join(client, client.c.id == reservation.c.client_id)
+        .where(_OF_RUNS)
+        .order_by(reservation.c.run_id, client.c.id)
+    )
+    for run_id, hostname in connection.execute(query, {"runs": run_ids}) if run_ids else ():
+        found.setdefault(run_id, []).append(hostname)
     return found

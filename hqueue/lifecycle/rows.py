@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.schema import job, job_edge
-from hqueue.states import JobEvent, JobStatus
-from hqueue.store import chunks
+from hqueue.states import JobEvent, JobRow, JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-
-@dataclass(slots=True)
-class JobRow:
-    """A job as `apply` sees it: the columns that decide, and those that it may change."""
-
-    id: int
-    status: JobStatus
-    run_id: int | None
-    has_command: bool
-    command_done: bool
-    pause_wished: bool
-    held_by_bulk: bool
-    children_unsettled: int
-    children_unsuccessful: int
-    attempts: int
-    tries_left: int
-    rescues: int
-    progress: float
-    progress_numerator: float | None
-    progress_denominator: float | None
-    runnable_at: int | None
-    started_at: int | None
-    ended_at: int | None
-    exit_code: int | None
-    is_root: bool
-    children_total: int
-    counted: bool
+    from collections.abc import Collection, Iterable
 
 
 _COLUMNS: Final = tuple(job.c[name] for name in JobRow.__slots__)
@@ -54,30 +25,27 @@ _UNTOUCHED: Final = (
     "counted",
 )
 CHANGED: Final = tuple(name for name in JobRow.__slots__ if name not in _UNTOUCHED)
-_SELECT_ONE: Final = sa.select(*_COLUMNS).where(job.c.id == sa.bindparam("job_id"))
+_THESE: Final = job.c.id.in_(listed("jobs"))
+_SELECT: Final = sa.select(*_COLUMNS).where(_THESE)
+_STATUSES: Final = sa.select(job.c.id, job.c.status).where(_THESE)
+_PARENTS: Final = sa.select(job_edge.c.parent_id).where(job_edge.c.child_id.in_(listed("jobs"))).distinct()
 
 
-def load(connection: sa.Connection, job_ids: Sequence[int]) -> list[JobRow]:
+def load(connection: sa.Connection, job_ids: Collection[int]) -> list[JobRow]:
     """Return the rows of the jobs that exist, in no order."""
-    found: list[Any] = []
-    if len(job_ids) == 1:
-        found.extend(connection.execute(_SELECT_ONE, {"job_id": job_ids[0]}))
-    else:
-        for part in chunks(job_ids):
-            found.extend(connection.execute(sa.select(*_COLUMNS).where(job.c.id.in_(part))))
-    rows = [JobRow(*row) for row in found]
+    if not job_ids:
+        return []
+    rows = [JobRow(*row) for row in connection.execute(_SELECT, {"jobs": job_ids})]
     for row in rows:
         row.status = JobStatus(row.status)
     return rows
 
 
-def statuses(connection: sa.Connection, job_ids: Sequence[int]) -> dict[int, JobStatus]:
+def statuses(connection: sa.Connection, job_ids: Collection[int]) -> dict[int, JobStatus]:
     """Return the statuses of the jobs that exist."""
-    found: dict[int, JobStatus] = {}
-    for part in chunks(job_ids):
-        query = sa.select(job.c.id, job.c.status).where(job.c.id.in_(part))
-        found.update((job_id, JobStatus(status)) for job_id, status in connection.execute(query))
-    return found
+    if not job_ids:
+        return {}
+    return {job_id: JobStatus(status) for job_id, status in connection.execute(_STATUSES, {"jobs": job_ids})}
 
 
 def ancestors(connection: sa.Connection, job_ids: Iterable[int]) -> set[int]:
@@ -85,10 +53,7 @@ def ancestors(connection: sa.Connection, job_ids: Iterable[int]) -> set[int]:
     found: set[int] = set()
     level = list(job_ids)
     while level:
-        above: set[int] = set()
-        for part in chunks(level):
-            query = sa.select(job_edge.c.parent_id).where(job_edge.c.child_id.in_(part)).distinct()
-            above.update(connection.execute(query).scalars())
+        above = set(connection.execute(_PARENTS, {"jobs": level}).scalars())
         level = list(above - found)
         found |= above
     return found

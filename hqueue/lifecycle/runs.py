@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.lifecycle import blocklist, notes, reservations, troubles
 from hqueue.lifecycle.rows import load
-from hqueue.lifecycle.status import MAX_RESCUES, Cause, apply
+from hqueue.lifecycle.runrows import RunRow, abandon, current, fence, open_runs
+from hqueue.lifecycle.status import apply
 from hqueue.protocol import EXITED, KILLED, LOST, REFUSED, Report
 from hqueue.schema import client, job, run
-from hqueue.states import JobEvent, JobStatus
-from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler, chunks
+from hqueue.states import Cause, JobEvent, JobStatus
+from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hqueue.protocol import Asked
 
 log = logging.getLogger("hqueue.lifecycle")
 
@@ -35,32 +36,6 @@ _LONGEST_REFUSAL_PAUSE_MS: Final = 300_000
 _MOST_NAMED: Final = 20  # jobs, in a note about a client that was lost with thousands
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """A run as reports and heartbeats need it."""
-
-    id: int
-    token: str
-    job_id: int
-    client_id: int
-    attempt: int
-    fenced: bool
-    wish: Asked
-    wish_number: int
-    wish_confirmed: int
-    wish_reason: str
-    assigned_at: int
-    listed_at: int | None
-    started_at: int | None
-    closed_at: int | None
-    abandoned_at: int | None
-    hosts: int
-
-
-RUN_COLUMNS: Final = tuple(run.c[name] for name in RunRow.__slots__)
-_OF_CLIENT: Final = sa.select(*RUN_COLUMNS).where(run.c.client_id == sa.bindparam("client"), run.c.closed_at.is_(None))
-_FENCED_OF_CLIENT: Final = sa.select(*RUN_COLUMNS).where(run.c.client_id == sa.bindparam("client"), run.c.fenced)
-_BY_TOKEN: Final = sa.select(*RUN_COLUMNS).where(run.c.token == sa.bindparam("wanted"))
 _CLOSE: Final = (
     sa.update(run)
     .where(run.c.id == sa.bindparam("key_id"))
@@ -78,13 +53,13 @@ _CLOSE: Final = (
 )
 _INSERT: Final = sa.insert(run)
 _LABELS: Final = sa.select(client.c.id, client.c.hostname, client.c.name).where(
-    client.c.id.in_(sa.bindparam("clients", expanding=True)),
+    client.c.id.in_(listed("clients")),
 )
 # Without the status among the conditions: SQLite would rather walk along all runnable jobs than look up a few by id.
 _RUNNABLE: Final = (
     sa.select(job.c.id, job.c.attempts, job.c.requirement_id, job.c.status, run.c.id.label("open_run"))
     .outerjoin(run, run.c.open_job_id == job.c.id)
-    .where(job.c.id.in_(sa.bindparam("jobs", expanding=True)))
+    .where(job.c.id.in_(listed("jobs")))
 )
 _STORE_PROGRESS: Final = (
     sa.update(job)
@@ -165,11 +140,10 @@ def assign(session: Session, placements: Sequence[Placement]) -> int:
 def _still_runnable(session: Session, wanted: Mapping[int, Placement]) -> dict[int, int]:
     """Return the attempts so far of those jobs that can be assigned at this moment, in the order given."""
     attempts: dict[int, int] = {}
-    for part in chunks(list(wanted)):
-        for row in session.connection.execute(_RUNNABLE, {"jobs": part}):
-            ready = row.status == JobStatus.RUNNABLE and row.open_run is None
-            if ready and row.requirement_id == wanted[row.id].requirement_id:
-                attempts[row.id] = row.attempts
+    for row in session.connection.execute(_RUNNABLE, {"jobs": list(wanted)}):
+        ready = row.status == JobStatus.RUNNABLE and row.open_run is None
+        if ready and row.requirement_id == wanted[row.id].requirement_id:
+            attempts[row.id] = row.attempts
     return {job_id: attempts[job_id] for job_id in wanted if job_id in attempts}
 
 
@@ -179,24 +153,7 @@ def client_labels(connection: sa.Connection, client_ids: Sequence[int]) -> dict[
     return {row.id: client_label(row.hostname, row.name) for row in rows}
 
 
-def open_runs(connection: sa.Connection, client_id: int) -> list[RunRow]:
-    """Return a client's runs that are not closed, oldest first."""
-    rows = connection.execute(_OF_CLIENT, {"client": client_id})
-    return sorted((RunRow(*row) for row in rows), key=lambda row: row.id)
-
-
-def fenced_runs(connection: sa.Connection, client_id: int) -> list[RunRow]:
-    """Return the runs that were given up, but that the client has not proved dead."""
-    return [RunRow(*row) for row in connection.execute(_FENCED_OF_CLIENT, {"client": client_id})]
-
-
-def find_run(connection: sa.Connection, token: str) -> RunRow | None:
-    """Return the run with this token."""
-    row = connection.execute(_BY_TOKEN, {"wanted": token}).one_or_none()
-    return RunRow(*row) if row is not None else None
-
-
-def end_run(session: Session, row: RunRow, report: Report, *, label: str, max_rescues: int = MAX_RESCUES) -> None:
+def end_run(session: Session, row: RunRow, report: Report, *, label: str) -> None:
     """Take a run's end: close it, and tell its job if it is still the job's current run.
 
     A report that comes twice changes nothing the second time.
@@ -227,14 +184,13 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str, max_re
         message=f"{describe(report)}, client {label}",
         kill_reason=report.kill_reason,
         exit_code=report.exit_code,
-        max_rescues=max_rescues,
     )
     event = _event(report)
     apply(session, event, [row.job_id], cause)
     if event is JobEvent.EXITED_BADLY:
         blocklist.count_failure(session, row.job_id, row.client_id)
     if event in _HARM:
-        blocklist.try_last(session, row.job_id, row.client_id)
+        blocklist.try_last(session, {row.job_id: row.client_id})
 
 
 def is_usual_end(row: RunRow, report: Report) -> bool:
@@ -253,18 +209,18 @@ def end_runs_well(session: Session, ended: Sequence[tuple[RunRow, Report]], *, l
     session.after_commit(WakeScheduler())
     _close(session, *ended)
     jobs = {row.id: row for row in load(session.connection, [row.job_id for row, _ in ended])}
-    current: list[int] = []
+    told: list[int] = []
     progress: dict[int, tuple[float, float]] = {}
     for row, report in ended:
         if row.job_id not in jobs:
             session.after_commit(DeleteLogs(row.job_id))
         elif jobs[row.job_id].run_id == row.id:
-            current.append(row.job_id)
+            told.append(row.job_id)
             if report.progress is not None:
                 progress[row.job_id] = report.progress
     store_progress(session, progress)
-    if current:
-        apply(session, JobEvent.EXITED_WELL, current, Cause(message=f"exit 0, client {label}", exit_code=0))
+    if told:
+        apply(session, JobEvent.EXITED_WELL, told, Cause(message=f"exit 0, client {label}", exit_code=0))
 
 
 # After these a job is tried on another client first, if there is one.
@@ -307,9 +263,7 @@ def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
             for row, report in ended
         ],
     )
-    for row, _ in ended:
-        if row.hosts > 1:
-            reservations.release(session, row.id)
+    reservations.release(session, [row.id for row, _ in ended if row.hosts > 1])
 
 
 def _hold_against_client(session: Session, row: RunRow, report: Report, label: str) -> None:
@@ -366,15 +320,12 @@ def lose_client(session: Session, client_id: int, label: str) -> int:
     """
     session.connection.execute(sa.update(client).where(client.c.id == client_id).values(lost=True))
     runs = open_runs(session.connection, client_id)
-    current = {row.run_id for row in load(session.connection, [row.job_id for row in runs])} if runs else set()
-    kept = [row for row in runs if row.id in current]
-    for row in runs:
-        if row.id not in current:
-            fence(session, row)
-    for part in chunks([row.id for row in kept]):
-        session.connection.execute(sa.update(run).where(run.c.id.in_(part)).values(abandoned_at=session.now_ms))
-    apply(session, JobEvent.CLIENT_LOST, [row.job_id for row in kept], Cause(message=f"client {label} was lost"))
-    reservations.release_client(session, client_id, f"client {label} was lost")
+    why = f"client {label} was lost"
+    kept = current(session.connection, runs)
+    fence(session, {row.id for row in runs}.difference(row.id for row in kept), why)
+    abandon(session, [row.id for row in kept])
+    apply(session, JobEvent.CLIENT_LOST, [row.job_id for row in kept], Cause(message=why))
+    reservations.release_client(session, client_id, why)
     if runs:
         held = ", ".join(str(row.job_id) for row in runs[:_MOST_NAMED]) + (", …" if len(runs) > _MOST_NAMED else "")
         text = f"{label} stopped reporting with {len(runs)} run{'' if len(runs) == 1 else 's'} (jobs {held})"
@@ -382,26 +333,3 @@ def lose_client(session: Session, client_id: int, label: str) -> int:
         troubles.count(session, "stopped reporting while it ran jobs", client_id=client_id)
     log.warning("client %s was lost with %d runs", label, len(runs))
     return len(runs)
-
-
-def fence(session: Session, row: RunRow) -> None:
-    """Close a run as lost without proof of death."""
-    session.connection.execute(
-        sa.update(run)
-        .where(run.c.id == row.id, run.c.closed_at.is_(None))
-        .values(
-            closed_at=session.now_ms,
-            open_job_id=None,
-            fenced=True,
-            outcome=LOST,
-            wish="die",
-            wish_reason=LOST,
-            wish_number=run.c.wish_number + 1,
-            abandoned_at=None,
-        ),
-    )
-    if row.hosts > 1:
-        reservations.release(session, row.id)
-    session.after_commit(WakeScheduler())
-    if not load(session.connection, [row.job_id]):
-        session.after_commit(DeleteLogs(row.job_id))

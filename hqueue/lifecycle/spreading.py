@@ -7,14 +7,14 @@ came, so a value that is being spread is always newer than what it overwrites.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle.requirements import read_requirement, requirement_id
+from hqueue.database import listed
+from hqueue.lifecycle.requirements import give, read_requirement
 from hqueue.matching import conditions_from
 from hqueue.schema import job, job_edge, job_spec, requirement
 from hqueue.states import SETTLED
@@ -35,12 +35,14 @@ class Change(StrEnum):
     CONDITIONS = "conditions"
 
 
+_SET_PRIORITY: Final = sa.update(job).where(job.c.id.in_(listed("jobs"))).values(priority=sa.bindparam("given"))
+
+
 def set_priority(session: Session, rows: Sequence[Any], priority: int) -> None:
     """Give jobs a priority, and say so in their logs; a row has id, status and priority."""
     changed = [row for row in rows if row.priority != priority]
     if changed:
-        ids = [row.id for row in changed]
-        session.connection.execute(sa.update(job).where(job.c.id.in_(ids)).values(priority=priority))
+        session.connection.execute(_SET_PRIORITY, {"jobs": [row.id for row in changed], "given": priority})
         for row in changed:
             session.record(row.id, PRIORITY_CHANGED, row.status, f"{row.priority} > {priority}")
         session.after_commit(WakeScheduler())
@@ -64,7 +66,7 @@ def _spread_priority(session: Session, job_id: int, cursor: int, priority: int) 
 
 def _spread_conditions(session: Session, root_id: int, cursor: int, given: list[Any]) -> tuple[list[int], int | None]:
     query = (
-        sa.select(job.c.id, job.c.requirement_id, job_spec.c.inherits_conditions, requirement.c.spec_json)
+        sa.select(job.c.id, job_spec.c.inherits_conditions, requirement.c.spec_json)
         .join(job_spec, job_spec.c.job_id == job.c.id)
         .join(requirement, requirement.c.id == job.c.requirement_id)
         .where(job.c.root_id == root_id, job.c.id > cursor)
@@ -72,16 +74,10 @@ def _spread_conditions(session: Session, root_id: int, cursor: int, given: list[
         .limit(_STEP)
     )
     rows = session.connection.execute(query).all()
-    members: dict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        if row.inherits_conditions:
-            members[row.spec_json].append(row.id)
     conditions = conditions_from(given)
-    for text, ids in members.items():
-        wanted = read_requirement(text)
-        if wanted.conditions != conditions:
-            right = requirement_id(session, replace(wanted, conditions=conditions))
-            session.connection.execute(sa.update(job).where(job.c.id.in_(ids)).values(requirement_id=right))
+    needs = {row.id: read_requirement(row.spec_json) for row in rows if row.inherits_conditions}
+    changed = {key: each for key, each in needs.items() if each.conditions != conditions}
+    give(session, {key: replace(each, conditions=conditions) for key, each in changed.items()})
     session.after_commit(WakeScheduler())
     return [], rows[-1].id if len(rows) == _STEP else None
 

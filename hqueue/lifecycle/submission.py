@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.lifecycle import blocklist, properties, trees
 from hqueue.lifecycle.bulk import fall_under
 from hqueue.lifecycle.links import Attachment
 from hqueue.lifecycle.properties import Part
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.lifecycle.rows import load
-from hqueue.lifecycle.status import Cause, apply
+from hqueue.lifecycle.status import apply
 from hqueue.matching import Condition, Requirement, conditions_from
 from hqueue.schema import job, job_edge, job_spec, requirement
-from hqueue.states import SETTLED, UNSUCCESSFUL, JobEvent, JobStatus, by_children
-from hqueue.store import Session, WakeScheduler, chunks
+from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus, by_children
+from hqueue.store import Session, WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -235,8 +236,9 @@ class _Submission:
         if edges:
             self._connection.execute(sa.insert(job_edge), edges)
         attached = sorted({child for index in range(len(self._jobs)) for child in self._attached.children(index)})
-        for part in chunks([child for child in attached if self._attached.known[child].is_root]):
-            self._connection.execute(sa.update(job).where(job.c.id.in_(part)).values(is_root=False))
+        roots = [child for child in attached if self._attached.known[child].is_root]
+        if roots:
+            self._connection.execute(_NO_ROOTS, {"jobs": roots})
 
     def _tell_parents(
         self,
@@ -284,6 +286,7 @@ class _Submission:
         fall_under(self._session, edges)
 
 
+_NO_ROOTS: Final = sa.update(job).where(job.c.id.in_(listed("jobs"))).values(is_root=False)
 _ADD_CHILDREN: Final = (
     sa.update(job)
     .where(job.c.id == sa.bindparam("key_id"))

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.schema import job, job_edge
 from hqueue.states import SETTLED, JobStatus
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from hqueue.lifecycle.rows import JobRow
+    from hqueue.states import JobRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,14 @@ def _edges_above(*, exact: bool) -> sa.Select[int, int]:
             query = query.join(job, sa.and_(job.c.id == job_edge.c.parent_id, job.c.tree_exact))
         return query
 
-    above = edges(job_edge.c.child_id.in_(sa.bindparam("jobs", expanding=True))).cte("above", recursive=True)
+    above = edges(job_edge.c.child_id.in_(listed("jobs"))).cte("above", recursive=True)
     above = above.union(edges(job_edge.c.child_id == above.c.parent_id))
     return sa.select(above.c.child_id, above.c.parent_id)
 
 
 _KEPT_EDGES: Final = _edges_above(exact=True)
 _EDGES: Final = _edges_above(exact=False)
+_MARK: Final = sa.update(job).where(job.c.id.in_(listed("jobs"))).values(tree_exact=False)
 
 
 def is_counted(tags: Iterable[str]) -> bool:
@@ -129,13 +130,14 @@ def add(
     """
     started = started or {}
     # Where sums are kept, every job has one parent at the most.
+    origins = {*changes, *started}
     parent_of: dict[int, int] = {}
-    for part in chunks(sorted({*changes, *started})):
-        parent_of.update((child, parent) for child, parent in connection.execute(_KEPT_EDGES, {"jobs": part}))
+    if origins:
+        parent_of.update((child, parent) for child, parent in connection.execute(_KEPT_EDGES, {"jobs": origins}))
     keepers = {*containers, *parent_of.values()}
     sums: dict[int, Share] = defaultdict(lambda: NOTHING, changes)
     starts = dict(started)
-    for target in _upwards(parent_of, {*changes, *started}):
+    for target in _upwards(parent_of, origins):
         parent = parent_of.get(target)
         if parent is not None:
             sums[parent] += sums[target]
@@ -175,11 +177,9 @@ def begin(connection: sa.Connection, rows: Iterable[JobRow]) -> None:
 
 def mark(connection: sa.Connection, job_ids: Sequence[int]) -> None:
     """Note that the sums of jobs, and of all above them, are to be read by a query from now on."""
-    marked: set[int] = set(job_ids)
-    for part in chunks(job_ids):
-        marked.update(parent for _, parent in connection.execute(_EDGES, {"jobs": part}))
-    for part in chunks(sorted(marked)):
-        connection.execute(sa.update(job).where(job.c.id.in_(part)).values(tree_exact=False))
+    if job_ids:
+        above = (parent for _, parent in connection.execute(_EDGES, {"jobs": job_ids}))
+        connection.execute(_MARK, {"jobs": {*job_ids, *above}})
 
 
 def _parameters(target: int, more: Share) -> dict[str, float]:

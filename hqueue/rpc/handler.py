@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
-import threading
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol
 
 from hqueue import wire
@@ -15,6 +12,7 @@ from hqueue.errors import HQueueError, InternalError
 from hqueue.rpc import http
 from hqueue.rpc.introspection import as_fault
 from hqueue.rpc.method import Method, Page, Where
+from hqueue.service import Consumer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,56 +20,10 @@ if TYPE_CHECKING:
     from hqueue.rpc.connection import Connection
     from hqueue.rpc.dispatch import MethodTable
     from hqueue.rpc.http import Head, Limits
-
-
-_log = logging.getLogger(__name__)
-
-
-class Workers:
-    """A fixed number of threads over one queue.
-
-    The standard library's executor makes a Future per task and keeps the process alive for a thread that hangs; neither
-    is wanted here: answers are delivered by the task itself, and a stopping server waits for them, not for threads.
-    """
-
-    def __init__(self, name: str, threads: int) -> None:
-        self._name = name
-        self._count = threads
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-
-    def start(self) -> None:
-        """Start the threads, once."""
-        if not self._threads:
-            self._threads = [
-                threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True)
-                for number in range(1, self._count + 1)
-            ]
-            for thread in self._threads:
-                thread.start()
-
-    def submit(self, task: Callable[[], None]) -> None:
-        """Have a task done."""
-        self._tasks.put(task)
-
-    def stop(self) -> None:
-        """Let each thread end after the task it has; what is still queued is dropped."""
-        with contextlib.suppress(Empty):
-            while True:
-                self._tasks.get_nowait()
-        for _ in self._threads:
-            self._tasks.put(None)
-
-    def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            try:
-                task()
-            except Exception:  # noqa: BLE001 - a task's bug must not cost the thread that serves everybody after it
-                _log.exception("a call could not be answered")
-            del task  # and with it a body of tens of megabytes, while this thread waits for the next
-
+    from hqueue.service import OnDeath
 
 _log = logging.getLogger(__name__)
+
 
 _METHOD_NAME: Final = re.compile(rb"<methodName>\s*([\w.]{1,60})\s*</methodName>")
 
@@ -89,51 +41,72 @@ class Host(Protocol):
         """Send an answer, from whichever thread has it."""
 
 
+class _Request:
+    """A whole request in the hands of a worker, and whether there was an answer."""
+
+    __slots__ = ("answered", "connection", "head", "task")
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self.connection = connection
+        self.head = head
+        self.task: Callable[[], None] = lambda: None
+        self.answered = False
+
+
 class RequestHandler:
     """Takes whole requests from the loop, has them done there or by workers, and posts the answers."""
 
-    def __init__(self, table: MethodTable, host: Host, get_page: Callable[[str], Page] | None) -> None:
+    def __init__(
+        self, table: MethodTable, host: Host, get_page: Callable[[str], Page] | None, on_death: OnDeath
+    ) -> None:
         self._table = table
         self._host = host
         self._get_page = get_page
+
+        def workers(name: str, threads: int) -> Consumer[_Request]:
+            return Consumer(name, on_death, each=lambda request: request.task(), fail=self._fail, threads=threads)
+
         self._workers = {
-            Where.WORKER: Workers("rpc", host.limits.workers),
-            Where.FARM: Workers("rpc-farm", host.limits.farm_workers),
+            Where.WORKER: workers("rpc", host.limits.workers),
+            Where.FARM: workers("rpc-farm", host.limits.farm_workers),
         }
-        self._big_workers = Workers("rpc-big", host.limits.big_workers)
+        self._big_workers = workers("rpc-big", host.limits.big_workers)
 
     def start(self) -> None:
         """Start the workers."""
         for workers in (*self._workers.values(), self._big_workers):
             workers.start()
 
-    def stop(self) -> None:
-        """Let the workers end; what no worker has begun is dropped."""
+    def stop(self, within_s: float) -> None:
+        """End the workers; what none has begun is answered with a fault, who takes longer is left behind."""
         for workers in (*self._workers.values(), self._big_workers):
-            workers.stop()
+            workers.stop(within_s)
 
     def handle(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
         """Answer a request, on this thread or by a worker."""
+        request = _Request(connection, head)
         if head.method == "POST":
             if head.path in http.RPC_PATHS:
-                self._handle_call(connection, head, body)
+                self._handle_call(request, body)
             else:
                 text = f"calls are posted to /RPC2, not to {head.path[:200]}\n"
-                self._post_page(connection, head, Page(404, text))
+                self._post_page(request, Page(404, text))
         elif head.method not in {"GET", "HEAD"}:
             text = f"this server answers GET, HEAD and POST, not {head.method}\n"
-            self._post_page(connection, head, Page(405, text))
+            self._post_page(request, Page(405, text))
         elif self._get_page is None:
-            self._post_page(connection, head, Page(404, "there are no pages here\n"))
+            self._post_page(request, Page(404, "there are no pages here\n"))
         else:
-            self._workers[Where.WORKER].submit(partial(self._answer_page, connection, head, self._get_page))
+            request.task = partial(self._answer_page, request, self._get_page)
+            self._workers[Where.WORKER].put(request)
 
-    def _handle_call(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
-        deliver = partial(self._deliver, connection, head)
-        if head.coding or len(body) > self._host.limits.loop_body_bytes:
+    def _handle_call(self, request: _Request, body: bytes | bytearray) -> None:
+        peer, deliver = request.connection.peer, partial(self._deliver, request)
+        if request.head.coding or len(body) > self._host.limits.loop_body_bytes:
             found = _METHOD_NAME.search(body, 0, 1024)
             workers = self._workers_for(self._table.get(found[1].decode()) if found else None)
-            workers.submit(partial(self._read_and_answer, connection, head, body, deliver))
+            request.task = partial(self._read_and_answer, request, body, deliver)
+            workers.put(request)
             return
         try:
             name, params = wire.loads_request(body, max_depth=self._host.limits.max_depth)
@@ -142,11 +115,12 @@ class RequestHandler:
             return
         method = self._table.get(name)
         if method is None or method.place_of(params) is Where.LOOP:
-            self._table.answer(name, params, connection.peer, deliver)
+            self._table.answer(name, params, peer, deliver)
         else:
-            self._workers_for(method).submit(partial(self._table.answer, name, params, connection.peer, deliver))
+            request.task = partial(self._table.answer, name, params, peer, deliver)
+            self._workers_for(method).put(request)
 
-    def _workers_for(self, method: Method | None) -> Workers:
+    def _workers_for(self, method: Method | None) -> Consumer[_Request]:
         if method is not None and method.big:
             return self._big_workers
         return self._workers[Where.FARM if method is not None and method.where is Where.FARM else Where.WORKER]
@@ -154,29 +128,36 @@ class RequestHandler:
     # --- What workers do ---
 
     def _read_and_answer(
-        self,
-        connection: Connection,
-        head: Head,
-        body: bytes | bytearray,
-        deliver: Callable[[list[bytes]], None],
+        self, request: _Request, body: bytes | bytearray, deliver: Callable[[list[bytes]], None]
     ) -> None:
+        take, limits = request.connection.share.take, self._host.limits
         try:
-            plain = http.decode_body(body, head.coding, self._host.limits.max_request_bytes, connection.share.take)
-            name, params = wire.loads_request(plain, max_depth=self._host.limits.max_depth)
+            plain = http.decode_body(body, request.head.coding, limits.max_request_bytes, take)
+            name, params = wire.loads_request(plain, max_depth=limits.max_depth)
         except Exception as error:  # noqa: BLE001 - as above
             deliver(_fault(as_fault("reading a call", error)))
             return
-        self._table.answer(name, params, connection.peer, deliver)
+        self._table.answer(name, params, request.connection.peer, deliver)
 
-    def _answer_page(self, connection: Connection, head: Head, get_page: Callable[[str], Page]) -> None:
+    def _answer_page(self, request: _Request, get_page: Callable[[str], Page]) -> None:
         try:
-            page = get_page(head.path)
+            page = get_page(request.head.path)
         except Exception:  # noqa: BLE001 - as above
-            _log.exception("the page %.200r failed", head.path)
+            _log.exception("the page %.200r failed", request.head.path)
             page = Page(500, f"{InternalError().message}\n")
-        self._post_page(connection, head, page)
+        self._post_page(request, page)
 
-    def _post_page(self, connection: Connection, head: Head, page: Page) -> None:
+    def _fail(self, request: _Request, error: HQueueError) -> None:
+        """Answer a request that no worker will."""
+        if request.answered:
+            return
+        if request.head.method == "POST":
+            self._deliver(request, _fault(error))
+        else:
+            self._post_page(request, Page(503, f"{error.message}\n"))
+
+    def _post_page(self, request: _Request, page: Page) -> None:
+        head = request.head
         keep = head.keep_alive and not self._host.stopping
         only_head = head.method == "HEAD"
         text = http.text_answer(
@@ -187,10 +168,12 @@ class RequestHandler:
             keep=keep,
             only_head=only_head,
         )
-        self._host.post(connection, [text], keep=keep)
+        request.answered = True
+        self._host.post(request.connection, [text], keep=keep)
 
-    def _deliver(self, connection: Connection, head: Head, pieces: list[bytes]) -> None:
+    def _deliver(self, request: _Request, pieces: list[bytes]) -> None:
         """Send an XML answer; called on whichever thread has it."""
+        head = request.head
         size = sum(map(len, pieces))
         gzipped = head.accepts_gzip and size >= self._host.limits.gzip_min_bytes and not self._host.on_loop()
         if gzipped:
@@ -198,7 +181,8 @@ class RequestHandler:
             size = sum(map(len, pieces))
         keep = head.keep_alive and not self._host.stopping
         pieces[0] = http.xml_head(head, size, gzipped=gzipped, keep=keep) + pieces[0]
-        self._host.post(connection, pieces, keep=keep)
+        request.answered = True
+        self._host.post(request.connection, pieces, keep=keep)
 
 
 def _fault(error: HQueueError) -> list[bytes]:

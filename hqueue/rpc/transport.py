@@ -82,7 +82,8 @@ class FarmServer(SimpleXMLRPCServer):
         self._full = False
         self._made_room_at = -1.0
         self._next_sweep = self.now
-        self._handler = RequestHandler(table, self, get_page)
+        self._handler = RequestHandler(table, self, get_page, self._end_with)
+        self._failure: BaseException | None = None
         self._state = threading.RLock()  # a signal handler may call shutdown() in the middle of anything
         self.stopping = False
         self._serving: int | None = None
@@ -103,14 +104,20 @@ class FarmServer(SimpleXMLRPCServer):
         super().server_bind()
 
     def serve_forever(self, poll_interval: float = _POLL_S) -> None:
-        """Serve until `shutdown`; return at once if that came before."""
+        """Serve until `shutdown`; return at once if that came before.
+
+        Errors: what a worker died of, after everything that was handed on has been answered.
+        """
         with self._state:
             if self.stopping:
                 return
             self._serving = threading.get_ident()
         try:
             self._serve(poll_interval)
+            if self._failure is not None:
+                raise self._failure
         finally:
+            self._handler.stop(0.0)
             with self._state:
                 self.stopping = True
                 self._serving = None
@@ -232,8 +239,13 @@ class FarmServer(SimpleXMLRPCServer):
             _log.warning("stopping with %d requests that could not be answered in time", len(self._connections))
         for connection in list(self._connections):
             connection.close()
-        self._handler.stop()
+        self._handler.stop(max(0.0, until - self._clock.monotonic()))
         self.selector.unregister(self._wake_receiver)
+
+    def _end_with(self, error: BaseException) -> None:
+        self._failure = error
+        self.stopping = True
+        self._wake()
 
     def _wake(self) -> None:
         if self._waking:

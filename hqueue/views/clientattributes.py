@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from hqueue import __version__
 from hqueue.clock import from_ms
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.lifecycle.notes import NO_THREAD, LatestNote, latest_notes_of_clients
 from hqueue.matching import Standing, same_host
 from hqueue.schema import client, client_group_member, job, reservation, run
-from hqueue.store import chunks
 from hqueue.views.attribute import Attribute, columns_of, from_json, plain
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ class Batch:
 
     def _lists(self, query: sa.Select[Any], owner: sa.Column[Any]) -> dict[int, list[int]]:
         found: dict[int, list[int]] = defaultdict(list)
-        for part in chunks(self._ids):
-            for client_id, value in self._connection.execute(query.where(owner.in_(part))):
-                found[client_id].append(value)
+        for client_id, value in self._connection.execute(query.where(owner.in_(listed("ids"))), {"ids": self._ids}):
+            found[client_id].append(value)
         return found
 
 
@@ -94,9 +93,7 @@ def fetch_clients(
     if client_ids is None:
         rows.extend(connection.execute(plan.everything))
     else:
-        by_id: dict[int, Any] = {}
-        for part in chunks(client_ids):
-            by_id.update((row.id, row) for row in connection.execute(plan.some, {"ids": part}))
+        by_id = {row.id: row for row in connection.execute(plan.some, {"ids": client_ids})}
         rows.extend(by_id[each] for each in client_ids if each in by_id)
     batch = Batch(connection, reader, rows)
     return [{name: make(row, batch) for name, make in plan.makers} for row in rows]
@@ -116,7 +113,7 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     query = sa.select(*columns_of(CLIENT_ATTRIBUTES, ("id", *names))).where(~client.c.forgotten)
     return _Plan(
         everything=query.order_by(client.c.id),
-        some=query.where(client.c.id.in_(sa.bindparam("ids", expanding=True))),
+        some=query.where(client.c.id.in_(listed("ids"))),
         makers=tuple((name, CLIENT_ATTRIBUTES[name].make) for name in names),
     )
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.config import client_label
+from hqueue.database import listed
 from hqueue.matching import Explanation, explain
 from hqueue.schema import client, job, resource, run
 from hqueue.states import JobStatus
-from hqueue.store import chunks
 from hqueue.views.farmview import farm_names
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Explainer:
     def earlier_runs(self) -> Mapping[int, str]:
         """The client of an earlier run that is not over yet, for those of the jobs that wait for its end."""
         waiting = [row.id for row in self._rows if row.status == JobStatus.RUNNABLE]
-        found = (row for part in chunks(waiting) for row in self._connection.execute(_EARLIER_RUNS, {"jobs": part}))
+        found = self._connection.execute(_EARLIER_RUNS, {"jobs": waiting}) if waiting else ()
         return {row.open_job_id: client_label(row.hostname, row.name) for row in found}
 
     def waits_for(self, row: Any) -> str:
@@ -139,5 +139,5 @@ def jobs_ahead(connection: sa.Connection, row: Any) -> int:
 _EARLIER_RUNS: Final = (
     sa.select(run.c.open_job_id, client.c.hostname, client.c.name)
     .join(client, client.c.id == run.c.client_id)
-    .where(run.c.open_job_id.in_(sa.bindparam("jobs", expanding=True)))
+    .where(run.c.open_job_id.in_(listed("jobs")))
 )

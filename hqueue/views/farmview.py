@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from hqueue.clock import to_ms
+from hqueue.database import listed
 from hqueue.lifecycle.requirements import read_requirement
 from hqueue.matching import ClientFacts, ClientView, FarmNames, Requirement, Standing, Units, open_now, os_of
 from hqueue.matching.resources import Resource
 from hqueue.matching.rules import read_rules
 from hqueue.schema import client, client_group, client_group_member, requirement, reservation, resource, run
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -136,9 +136,8 @@ class FarmReader:
         if len(known) > self._most_kept:
             known = self._requirements = {}
         missing = [key for key in keys if key not in known]
-        for part in chunks(missing):
-            for key, text in connection.execute(_REQUIREMENTS, {"keys": part}):
-                known[key] = read_requirement(text)
+        for key, text in connection.execute(_REQUIREMENTS, {"keys": missing}) if missing else ():
+            known[key] = read_requirement(text)
         return known
 
 
@@ -186,7 +185,7 @@ _MEMBERS: Final = sa.select(client_group_member.c.client_id, client_group.c.name
 )
 _RESOURCES: Final = sa.select(resource.c.name, resource.c.maximum, resource.c.per_machine)
 _REQUIREMENTS: Final = sa.select(requirement.c.id, requirement.c.spec_json).where(
-    requirement.c.id.in_(sa.bindparam("keys", expanding=True)),
+    requirement.c.id.in_(listed("keys")),
 )
 _COMMAND, _RESERVED, _FENCED = 0, 1, 2
 # One query per index: an OR over all would read every run there ever was. A run that was given up holds its client's

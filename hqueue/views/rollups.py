@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.lifecycle.runs import fraction
 from hqueue.schema import job, job_edge, run
 from hqueue.states import SETTLED, JobStatus
@@ -143,17 +144,16 @@ class Rollups:
     def _trees(self) -> dict[int, Tree]:
         """The sums of every tree: kept ones from the job's own row, others by a query through the tree."""
         trees: dict[int, Tree] = {}
-        for part in chunks(self._origins):
-            for row in self._connection.execute(_KEPT, {"origins": part}):
-                trees[row.id] = Tree(
-                    kept=True,
-                    jobs=row.tree_jobs,
-                    settled=row.tree_settled,
-                    counted=row.tree_counted,
-                    settled_progress=row.tree_progress,
-                    started_at=row.tree_started_at,
-                    families=[_Family(row.tree_waiting, row.tree_finished, row.tree_finished_ms)],
-                )
+        for row in self._connection.execute(_KEPT, {"origins": self._origins}):
+            trees[row.id] = Tree(
+                kept=True,
+                jobs=row.tree_jobs,
+                settled=row.tree_settled,
+                counted=row.tree_counted,
+                settled_progress=row.tree_progress,
+                started_at=row.tree_started_at,
+                families=[_Family(row.tree_waiting, row.tree_finished, row.tree_finished_ms)],
+            )
         return trees | self._read([origin for origin in self._origins if origin not in trees])
 
     def _read(self, origins: Sequence[int]) -> dict[int, Tree]:
@@ -192,7 +192,7 @@ _KEPT: Final = sa.select(
     job.c.tree_finished,
     job.c.tree_finished_ms,
     job.c.tree_started_at,
-).where(job.c.id.in_(sa.bindparam("origins", expanding=True)), job.c.tree_exact, job.c.children_total > 0)
+).where(job.c.id.in_(listed("origins")), job.c.tree_exact, job.c.children_total > 0)
 
 
 def _at_work_statement() -> sa.Select[Any]:
@@ -216,13 +216,13 @@ def _at_work_statement() -> sa.Select[Any]:
         .select_from(above)
         .join(run, run.c.id == above.c.run_id)
         .join(job, job.c.id == run.c.open_job_id)
-        .where(above.c.origin.in_(sa.bindparam("origins", expanding=True)))
+        .where(above.c.origin.in_(listed("origins")))
     )
 
 
 def _trees_statement() -> sa.Select[Any]:
     start = sa.select(job.c.id.label("origin"), job.c.id.label("id")).where(
-        job.c.id.in_(sa.bindparam("origins", expanding=True)),
+        job.c.id.in_(listed("origins")),
     )
     below = start.cte("below", recursive=True)
     below = below.union(sa.select(below.c.origin, job_edge.c.child_id).where(job_edge.c.parent_id == below.c.id))

@@ -9,10 +9,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks import bench_api, bench_farm, bench_ping, bench_scheduler
+from tests.benchmarks import bench_api, bench_bulk, bench_farm, bench_ping, bench_scheduler
 from tests.benchmarks.rows import table
 
-PARTS = {"api": bench_api.run, "farm": bench_farm.run, "ping": bench_ping.run, "scheduler": bench_scheduler.run}
+PARTS = {
+    "api": bench_api.run,
+    "bulk": bench_bulk.run,
+    "farm": bench_farm.run,
+    "ping": bench_ping.run,
+    "scheduler": bench_scheduler.run,
+}
 
 
 def main() -> None:

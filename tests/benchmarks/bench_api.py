@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hqueue import jobspec, lifecycle
+from hqueue import jobspec
 from hqueue.clock import SystemClock
+from hqueue.lifecycle.submission import submit
 from hqueue.store import Store
 from tests.benchmarks.rows import Row
 from tests.farm import Farm
@@ -70,7 +71,7 @@ def _fill(farm: Farm, count: int) -> None:
             [{"name": "Film", "command": "encode", "children": [child] * (count * 9 // 10 - 1)}],
             [single] * (count // 10),
         ):
-            lifecycle.submit(session, jobspec.parse(specs, max_depth=4))
+            submit(session, jobspec.parse(specs, max_depth=4))
     store.close()
 
 

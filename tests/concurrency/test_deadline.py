@@ -84,7 +84,7 @@ def test_a_connection_that_is_kept_gets_the_whole_time_for_each_answer() -> None
 
 
 def test_a_server_that_drips_its_answer_does_not_hold_a_client_or_hq() -> None:
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     failed = threading.Event()
 
     def on_failure(_call: Call, error: Exception) -> None:
@@ -93,7 +93,14 @@ def test_a_server_that_drips_its_answer_does_not_hold_a_client_or_hq() -> None:
 
     with served(drip) as port:
         url = f"http://127.0.0.1:{port}"
-        link = ServerLink(url, before=lambda: None, on_answer=lambda *_: None, on_failure=on_failure, timeout_s=0.2)
+        link = ServerLink(
+            url,
+            before=lambda: None,
+            on_answer=lambda *_: None,
+            on_failure=on_failure,
+            on_death=failures.append,
+            timeout_s=0.2,
+        )
         link.start()
         link.make(Call("farm.register", ()))
         assert failed.wait(PATIENCE_S)
@@ -122,6 +129,7 @@ def test_a_client_tells_a_proxy_its_login() -> None:
             before=lambda: None,
             on_answer=on_answer,
             on_failure=lambda *_: None,
+            on_death=answers.append,
             authorization="Basic YsOkcjpnZWhlaW0=",
         )
         link.start()
@@ -140,9 +148,10 @@ def test_clients_that_drip_their_answers_keep_nobody_from_being_woken() -> None:
         connection.sendall(ANSWER % len(TRUE) + TRUE)
         woken.set()
 
+    deaths: list[BaseException] = []
     clock = FakeClock()
     farm = LiveFarm(clock)
-    wakeups = Wakeups(farm, clock)
+    wakeups = Wakeups(farm, clock, deaths.append)
     with served(drip) as one, served(drip) as two, served(drip) as three, served(drip) as four, served(ring) as well:
         for number, port in enumerate((one, two, three, four, well), 1):
             farm.enter(LiveClient(number, "träge", "k", 1, ip="127.0.0.1", port=port))
@@ -154,11 +163,15 @@ def test_clients_that_drip_their_answers_keep_nobody_from_being_woken() -> None:
         stopped.start()
         stopped.join(PATIENCE_S)
         assert not stopped.is_alive()
+    assert not deaths
 
 
 def test_a_caller_that_drips_its_request_does_not_hold_a_clients_port() -> None:
     rung = threading.Event()
-    listener = Listener(0, "127.0.0.1", next_free=False, on_wakeup=rung.set, on_terminate=lambda: None)
+    deaths: list[BaseException] = []
+    listener = Listener(
+        0, "127.0.0.1", next_free=False, on_wakeup=rung.set, on_terminate=lambda: None, on_death=deaths.append
+    )
     listener.start()
     stopped = threading.Event()
     accepted = threading.Event()
@@ -182,3 +195,4 @@ def test_a_caller_that_drips_its_request_does_not_hold_a_clients_port() -> None:
         stopped.set()
         thread.join()
         listener.stop()
+    assert not deaths

@@ -40,7 +40,7 @@ def disk(monkeypatch):
 @pytest.fixture
 def flusher(tmp_path, disk):
     (tmp_path / "größe.db-wal").touch()
-    flusher = Flusher(tmp_path / "größe.db")
+    flusher = Flusher(tmp_path / "größe.db", print)
     flusher.start()
     yield flusher
     for _ in range(10):
@@ -90,7 +90,7 @@ def test_one_who_fails_when_told_holds_up_nobody(flusher, disk, caplog):
 
 def test_the_last_ones_are_flushed_at_the_end(tmp_path, disk):
     (tmp_path / "a.db-wal").touch()
-    flusher = Flusher(tmp_path / "a.db")
+    flusher = Flusher(tmp_path / "a.db", print)
     flusher.start()
     told = []
     flusher.when_durable(told.append)
@@ -103,6 +103,6 @@ def test_the_last_ones_are_flushed_at_the_end(tmp_path, disk):
 
 
 def test_without_a_log_there_is_nothing_to_flush(tmp_path, disk):
-    Flusher(tmp_path / "nothing.db").wait()
-    Flusher(None).wait()
+    Flusher(tmp_path / "nothing.db", print).wait()
+    Flusher(None, print).wait()
     assert disk.flushed == []

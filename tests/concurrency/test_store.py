@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from hqueue import jobspec, lifecycle
+from hqueue import jobspec
 from hqueue.errors import StoreUnavailableError
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action, act
+from hqueue.lifecycle.submission import submit
 from hqueue.schema import client_group, event, job
 from hqueue.store import FairLock, Store
 from tests.fakes import PATIENCE_S
@@ -218,12 +219,12 @@ class Commotion:
         children = [{"name": "c", "command": "x"} for _ in range(3)]
         graph = jobspec.parse({"name": "影", "command": "x", "children": children}, max_depth=9)
         for _ in range(15):
-            future = self._store.write_soon(lambda session: lifecycle.submit(session, graph))
+            future = self._store.write_soon(lambda session: submit(session, graph))
             self.submitted.append(future.result(PATIENCE_S)[0])
 
     def act(self) -> None:
         for action in (Action.PAUSE, Action.CANCEL, Action.RESUME, Action.EJECT, Action.RESCHEDULE, Action.PAUSE) * 3:
-            write = partial(lifecycle.act, action=action, job_ids=self.submitted[-3:])
+            write = partial(act, action=action, job_ids=self.submitted[-3:])
             self._store.write_soon(write).result(PATIENCE_S)
 
     def carry_on(self) -> None:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.config import load_server_config
 from hqueue.context import make_context
 from hqueue.errors import ClientRefusedError, InvalidArgumentError, StoreUnavailableError, UnknownClientError
@@ -16,7 +15,9 @@ from hqueue.farm import FarmMethods
 from hqueue.joblogs import RunLog
 from hqueue.jobspec import parse
 from hqueue.lifecycle import troubles
+from hqueue.lifecycle.bulk import Action, act
 from hqueue.lifecycle.rows import load
+from hqueue.lifecycle.submission import submit
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.scheduler import Scheduler
 from hqueue.schema import event, note, note_thread
@@ -53,7 +54,9 @@ class Farm:
         self.live_farm, self.logs = context.live_farm, context.logs
         self.scheduler = Scheduler(store, context.farm, self.clock, self.config)
         store.on_commit = self._nudge
-        self.methods = FarmMethods(context)
+        self.deaths = []
+        self.methods = FarmMethods(context, self.deaths.append)
+        self.methods.start()
         self.table = MethodTable()
         self.table.add(self.methods, prefix="farm.")
         self.number = 0
@@ -94,7 +97,7 @@ class Farm:
 
     def submit(self, *specs):
         with self.store.writing() as session:
-            return lifecycle.submit(session, parse(list(specs), max_depth=1000))
+            return submit(session, parse(list(specs), max_depth=1000))
 
     def status(self, job_id):
         with self.store.reading() as connection:
@@ -124,7 +127,8 @@ def ended(token, **more):
 def farm(sqlite_store, tmp_path):
     farm = Farm(sqlite_store, tmp_path)
     yield farm
-    farm.methods.close()
+    farm.methods.stop()
+    assert farm.deaths == []
     farm.logs.close()
 
 
@@ -134,7 +138,7 @@ def client_everywhere(store, tmp_path):
     farm = Farm(store, tmp_path)
     farm.client_id = farm.register()
     yield farm
-    farm.methods.close()
+    farm.methods.stop()
     farm.logs.close()
 
 
@@ -208,6 +212,19 @@ def test_the_end_of_a_run_is_answered_with_new_work(client):
     again = client.beat(runs=[listed(first["token"], "ended")], reports=[ended(first["token"], exitCode=3)])
     assert again["acknowledged"] == [first["token"]]
     assert client.status(1) == "succeeded"
+
+
+def test_nobody_waits_for_a_scheduler_that_has_died(client):
+    client.submit({"name": "a", "command": "true"})
+    (first,) = client.assigned()
+    parked = client.send(runs=[listed(first["token"], "ended")], reports=[ended(first["token"])])
+    client.scheduler.release()
+    assert parked.result(PATIENCE_S)["acknowledged"] == [first["token"]]
+    # Nor does who comes later.
+    client.submit({"name": "b", "command": "true"})
+    (second,) = client.assigned()
+    late = client.send(runs=[listed(second["token"], "ended")], reports=[ended(second["token"])])
+    assert late.result(PATIENCE_S)["acknowledged"] == [second["token"]]
 
 
 def test_an_end_counts_only_when_the_whole_output_is_there(client):
@@ -309,7 +326,7 @@ def test_a_wish_is_repeated_until_it_is_confirmed(client):
     token = assignment["token"]
     client.beat(runs=[listed(token)])
     with client.store.writing() as session:
-        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+        act(session, Action.PAUSE, [1])
     for _ in range(2):
         (wish,) = client.beat(runs=[listed(token)])["wishes"]
         assert (wish["wish"], wish["number"]) == ("halt", 1)
@@ -443,7 +460,7 @@ def test_a_heartbeat_with_a_report_that_cannot_be_stored(client_everywhere):
     halted, good = (each["token"] for each in client.assigned())
     client.beat(runs=[listed(halted), listed(good)])
     with client.store.writing() as session:
-        lifecycle.act(session, lifecycle.Action.PAUSE, [1])
+        act(session, Action.PAUSE, [1])
     client.beat(runs=[listed(halted), listed(good)])
     client.beat(runs=[listed(halted, "halted", wish=1), listed(good)])
     assert client.status(1) == "paused"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hqueue.errors import CyclicGraphError, HQueueError, JobStateError, StoreUnavailableError
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action
 from tests.fakes import PATIENCE_S
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.api import jobchanges
-from hqueue.lifecycle import Action, clients
+from hqueue.lifecycle import clients
+from hqueue.lifecycle.bulk import Action
+from hqueue.lifecycle.runs import lose_client
 from hqueue.live import LiveClient, LiveFarm
 from hqueue.protocol import Identity, Listed, Orders, Report
 from hqueue.schema import client, client_group, client_group_member, job, resource, run
@@ -181,7 +182,7 @@ class World:
         """Let the server lose a client."""
         node.lost = True
         self.farm.live_farm.leave(node.id)
-        self.farm.write(lambda session: lifecycle.lose_client(session, node.id, node.hostname))
+        self.farm.write(lambda session: lose_client(session, node.id, node.hostname))
 
     def come_back(self, node: Node) -> None:
         """Let a client start anew."""

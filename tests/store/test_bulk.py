@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.errors import JobStateError
-from hqueue.lifecycle import Action, bulk
+from hqueue.lifecycle import bulk
+from hqueue.lifecycle.bulk import Action, below_unfinished
 from hqueue.schema import event, job
 from hqueue.states import JobEvent
 from hqueue.store import DeleteLogs, RunBulk, Store, WakeClient
@@ -357,11 +357,11 @@ class TestBelowAnUnfinishedWish:
         assert farm.tick().assigned == 1
         assert farm.status(beside) == "running"
         with farm.store.reading() as connection:
-            assert lifecycle.below_unfinished(connection, [*ids, beside]) == set(ids)
+            assert below_unfinished(connection, [*ids, beside]) == set(ids)
         farm.finish_bulk()
         assert farm.tick().assigned == 0
         with farm.store.reading() as connection:
-            assert lifecycle.below_unfinished(connection, [*ids, beside]) == set()
+            assert below_unfinished(connection, [*ids, beside]) == set()
 
     def test_a_job_of_two_parents_is_below_either(self, farm: StoreFarm) -> None:
         one, two, shared = farm.submit(
@@ -369,7 +369,7 @@ class TestBelowAnUnfinishedWish:
         )
         farm.act(Action.PAUSE, one, finish=False)
         with farm.store.reading() as connection:
-            assert lifecycle.below_unfinished(connection, [one, two, shared]) == {one, shared}
+            assert below_unfinished(connection, [one, two, shared]) == {one, shared}
 
     @pytest.mark.parametrize("steps", range(4))
     def test_a_job_submitted_there_falls_under_it(self, farm: StoreFarm, steps: int) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from hqueue.config import Policy
 from hqueue.errors import ClientRefusedError
-from hqueue.lifecycle import Action, clients
+from hqueue.lifecycle import clients
+from hqueue.lifecycle.bulk import Action
 from hqueue.protocol import write
 from hqueue.schema import client
 from tests.storefarm import Held, Machine
@@ -77,7 +79,8 @@ class TestRegister:
     def test_the_cap_on_rescues_is_the_configured_one(self, farm: StoreFarm, machine: Machine) -> None:
         job_id = running(farm, machine)
         machine.vanish()
-        farm.write(lambda session: clients.register(session, twin(machine, key="b").identity(), "::1", max_rescues=0))
+        farm.store.policy = Policy(max_rescues=0)
+        farm.write(lambda session: clients.register(session, twin(machine, key="b").identity(), "::1"))
         assert farm.status(job_id) == "failed"
 
     def test_a_forgotten_one_returns_as_itself(self, farm: StoreFarm, machine: Machine) -> None:

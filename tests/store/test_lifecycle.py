@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from hqueue import lifecycle
 from hqueue.errors import JobStateError
-from hqueue.lifecycle import Action, Cause
+from hqueue.lifecycle.bulk import Action
+from hqueue.lifecycle.status import apply
 from hqueue.schema import event as lifecycle_event
 from hqueue.schema import run
-from hqueue.states import HOLDS_RUN, ImpossibleTransitionError, JobEvent, JobStatus
+from hqueue.states import HOLDS_RUN, Cause, ImpossibleTransitionError, JobEvent, JobStatus
 from tests.spectable import COLUMNS, TABLE
 from tests.storefarm import put
 
@@ -83,7 +83,7 @@ def happen(farm: StoreFarm, event: str, job_id: int) -> None:
             session.connection.execute(its_run.values(abandoned_at=None))
         elif event in {"halted", "continued"}:
             session.connection.execute(its_run.values(wish_confirmed=run.c.wish_number))
-        lifecycle.apply(session, JobEvent(event), [job_id], cause)
+        apply(session, JobEvent(event), [job_id], cause)
 
     farm.write(change)
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from hqueue.errors import CyclicGraphError, JobStateError
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action
 from hqueue.schema import client, job
 from hqueue.states import SETTLED
 from hqueue.store import Store

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action
 from hqueue.schema import bulk, bulk_job, run
 from tests.invariants import check_invariants
+from tests.storefarm import StoreFarm, settings
 
 if TYPE_CHECKING:
-    from tests.storefarm import Machine, StoreFarm
+    from hqueue.store import Store
+    from tests.fakes import FakeClock
+    from tests.storefarm import Machine
 
 
 @pytest.fixture
@@ -121,6 +124,16 @@ def test_a_job_whose_run_is_closed_or_gone(farm: StoreFarm, machine: Machine, st
     assert farm.repair() == [f"job {job_id}: its run was closed without it"]
     assert farm.status(job_id) == ("paused" if status == "pausing" else "runnable")
     assert farm.repair() == []
+
+
+@pytest.mark.parametrize(("most", "expected"), [("0", "failed"), ("1", "runnable")])
+def test_a_run_that_is_gone_counts_as_a_rescue(store: Store, clock: FakeClock, most: str, expected: str) -> None:
+    farm = StoreFarm(store, clock, settings(max_rescues=most))
+    job_id = farm.add()
+    farm.start(job_id, farm.machine())
+    change_run(farm, job_id, closed_at=1, open_job_id=None, outcome="exited")
+    farm.repair()
+    assert farm.status(job_id) == expected
 
 
 def test_an_abandoned_job_whose_run_does_not_say_since_when(farm: StoreFarm, machine: Machine) -> None:

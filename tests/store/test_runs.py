@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from hqueue import lifecycle
-from hqueue.lifecycle import Action, clients
-from hqueue.lifecycle.runs import Placement, describe, find_run, fraction
+from hqueue.lifecycle import clients
+from hqueue.lifecycle.bulk import Action
+from hqueue.lifecycle.runs import Placement, assign, describe, fraction
 from hqueue.protocol import Report, Wish
 from hqueue.states import ImpossibleTransitionError, JobEvent
 from hqueue.store import DeleteLogs, WakeClient, WakeScheduler
@@ -56,16 +56,16 @@ class TestAssign:
         farm.act(Action.PAUSE, paused)
         wanted = farm.job(runnable).requirement_id
         places = [Placement(job_id, machine.id, wanted, 1) for job_id in (paused, going, 99, runnable)]
-        assert farm.write(lambda session: lifecycle.assign(session, places)) == 1
+        assert farm.write(lambda session: assign(session, places)) == 1
         assert farm.statuses(runnable, paused, going) == ["running", "paused", "running"]
-        assert farm.write(lambda session: lifecycle.assign(session, places)) == 0
+        assert farm.write(lambda session: assign(session, places)) == 0
 
     def test_not_while_an_older_run_is_open(self, farm: StoreFarm, machine: Machine) -> None:
         job_id = running(farm, machine)
         farm.act(Action.CANCEL, job_id)
         farm.act(Action.RESCHEDULE, job_id)
         place = Placement(job_id, machine.id, farm.job(job_id).requirement_id, 1)
-        assert farm.write(lambda session: lifecycle.assign(session, [place])) == 0
+        assert farm.write(lambda session: assign(session, [place])) == 0
 
     def test_tokens_are_not_to_be_guessed(self, farm: StoreFarm, machine: Machine) -> None:
         tokens = {farm.run(running(farm, machine)).token for _ in range(5)}
@@ -162,7 +162,7 @@ class TestEnds:
         job_id = running(farm, machine)
         token = machine.token(job_id)
         reports = [Report(token, "exited", exit_code=0), Report(token, "exited", exit_code=1)]
-        taken = farm.write(lambda session: lifecycle.clients.take_reports(session, machine.id, "x", reports))
+        taken = farm.write(lambda session: clients.take_reports(session, machine.id, "x", reports))
         assert taken
         assert farm.status(job_id) == "succeeded"
         machine.held.clear()
@@ -358,11 +358,12 @@ def test_what_cannot_happen_is_a_bug_and_changes_nothing(farm: StoreFarm, machin
 
 def test_a_run_is_found_by_its_token(farm: StoreFarm, machine: Machine) -> None:
     job_id = running(farm, machine)
-    with farm.store.reading() as connection:
-        found = find_run(connection, machine.token(job_id))
-        assert found is not None
-        assert found.job_id == job_id
-        assert find_run(connection, machine.token(job_id).upper() + "x") is None
+    token = machine.token(job_id)
+    for wrong in (token.upper() + "x", f"\\%s'{token}", "ü", ""):
+        farm.write(lambda session, wrong=wrong: clients.end_overtime(session, [wrong]))
+    assert farm.run(job_id).wish == "run"
+    farm.write(lambda session: clients.end_overtime(session, ["ü", token]))
+    assert (farm.run(job_id).wish, farm.run(job_id).wish_reason) == ("die", "time")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue import scheduler
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action
 from hqueue.schema import client, client_group, client_group_member, job, resource
 from tests.storefarm import StoreFarm, settings
 

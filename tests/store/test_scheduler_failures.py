@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from hqueue import scheduler
-from hqueue.lifecycle import Action, blocklist
+from hqueue.lifecycle import blocklist
+from hqueue.lifecycle.bulk import Action
 from hqueue.schema import note as notes
 from hqueue.schema import note_thread as threads
 from tests.store.scheduling import explained, started, tick
@@ -178,7 +178,7 @@ class TestBlocked:
         fail(farm, bad, 3)
         tick(farm)
         assert started(farm, *frames) == []
-        farm.scheduler = scheduler.Scheduler(store, farm.reader, clock, settings(max_client_failures="4"))
+        farm = StoreFarm(store, clock, settings(max_client_failures="4"), farm.reader)
         tick(farm)
         assert started(farm, *frames) == [frames[3]]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action
 from hqueue.schema import reservation
 from tests.store.scheduling import explained, started, tick
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hqueue import database
 from hqueue.errors import ConfigError, HQueueError, JobStateError, StoreUnavailableError
 from hqueue.schema import client_group, event, job, metadata, requirement
-from hqueue.store import CHUNK, RunBulk, Store, WakeClient, WakeScheduler, chunks
+from hqueue.store import RunBulk, Store, WakeClient, WakeScheduler, chunks
 from tests.fakes import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -528,11 +528,11 @@ class TestSQLite:
 
 
 def test_chunks_cover_everything_once() -> None:
-    items = list(range(2 * CHUNK + 1))
-    parts = list(chunks(items))
-    assert [len(part) for part in parts] == [CHUNK, CHUNK, 1]
+    items = list(range(2 * 50 + 1))
+    parts = list(chunks(items, 50))
+    assert [len(part) for part in parts] == [50, 50, 1]
     assert [item for part in parts for item in part] == items
-    assert list(chunks([])) == []
+    assert list(chunks([], 50)) == []
 
 
 def test_statements_with_very_many_values(farm: StoreFarm) -> None:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
-from hqueue.lifecycle import Action
+from hqueue.lifecycle.bulk import Action
 from hqueue.matching import Condition, Requirement
 from hqueue.schema import event, job, job_edge, job_spec, requirement
 from hqueue.store import WakeScheduler

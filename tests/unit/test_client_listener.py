@@ -24,6 +24,7 @@ class Bell:
             next_free=next_free,
             on_wakeup=lambda: self.rung.append("wakeup"),
             on_terminate=lambda: self.rung.append("terminate"),
+            on_death=print,
         )
 
 

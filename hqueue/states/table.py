@@ -1,6 +1,6 @@
 """Job statuses, the events that change them, and the one table that says how.
 
-Pure: no clock, no store. `lifecycle` asks `outcome()` what an event does to a job and carries the answer out.
+`decision` works out what an outcome means for a row.
 """
 
 from __future__ import annotations
