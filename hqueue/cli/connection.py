@@ -13,6 +13,7 @@ from xml.parsers.expat import ExpatError
 from hqueue.cli.program import ComplaintError
 from hqueue.config import address_url, load_client_config, server_address
 from hqueue.config.ini import find_ini
+from hqueue.deadline import response_within
 from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -148,10 +149,12 @@ class _Transport(xmlrpc.client.Transport):
     def __init__(self, timeout_s: float, authorization: str) -> None:
         super().__init__(use_builtin_types=True, headers=[("Authorization", authorization)] if authorization else [])
         self._timeout_s = timeout_s
+        self._answer = response_within(timeout_s)
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         connection = super().make_connection(host)
         connection.timeout = self._timeout_s
+        connection.response_class = self._answer
         return connection
 
     def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:

@@ -228,6 +228,21 @@ def lock_file(path: Path) -> int | None:
     return descriptor
 
 
+def free_bytes(folder: str) -> int:
+    """Return how much more this user can write on the disk of a folder; very much where that is not told.
+
+    Errors: OSError.
+    """
+    if sys.platform == "win32":
+        import shutil  # noqa: PLC0415 - not wanted in the runner
+
+        return shutil.disk_usage(folder).free
+    room = os.statvfs(folder)
+    if not room.f_blocks:
+        return sys.maxsize
+    return room.f_frsize * (room.f_bavail if os.geteuid() else room.f_bfree)
+
+
 def listen_in(folder: Path) -> socket.socket:
     """Listen for the daemon in the state folder, which nobody else may enter.
 

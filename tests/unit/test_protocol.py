@@ -121,6 +121,7 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
         },
     ),
     (Report("t", "killed", kill_reason="time"), {"token": "t", "outcome": "killed", "reason": "time"}),
+    (Report("t", "exited", lost_output="weg"), {"token": "t", "outcome": "exited", "lostOutput": "weg"}),
     (
         Piece(token="t", offset=0, data=b"\x00\xff", pid=7, shell="bash", folder="/tmp/ü", remark="cmd"),
         {
@@ -133,6 +134,7 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
         },
     ),
     (Piece(token="t", offset=5, data=b"x"), {"token": "t", "offset": 5, "data": b"x"}),
+    (Piece(token="t", data=b"x", progress=(1, 4)), {"token": "t", "data": b"x", "progress": [1, 4]}),
     (
         Answer(
             number=4,
