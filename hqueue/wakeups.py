@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from hqueue.deadline import response_within
 from hqueue.service import Consumer
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ _THREADS: Final = 4
 _TIMEOUT_S: Final = 1.0
 # A client that cannot be reached (a firewall, most often) is left to its heartbeats for this long.
 _PAUSE_S: Final = 30.0
+_ANSWER: Final = response_within(_TIMEOUT_S)
+_ANSWER_BYTES: Final = 64 * 1024
 _CALL: Final = b"<?xml version='1.0'?><methodCall><methodName>wakeup</methodName><params/></methodCall>"
 _HEADERS: Final = {"Content-Type": "text/xml", "Connection": "close"}
 
@@ -36,7 +40,7 @@ class Wakeups:
             "wakeups", on_death, each=self._tell, fail=self._leave_to_heartbeats, threads=_THREADS
         )
         self.start = self._service.start
-        self.stop = self._service.stop
+        self.stop = partial(self._service.stop, within_s=0.0)  # without the calls under way: they change nothing here
 
     def wake(self, client_id: int) -> None:
         """Tell a client soon; any thread may call this."""
@@ -61,9 +65,10 @@ class Wakeups:
         if live is None or not live.port:
             return
         connection = http.client.HTTPConnection(live.ip, live.port, timeout=_TIMEOUT_S)
+        connection.response_class = _ANSWER
         try:
             connection.request("POST", "/RPC2", _CALL, _HEADERS)
-            connection.getresponse().read()
+            connection.getresponse().read(_ANSWER_BYTES)
             self._paused_until_s.pop(client_id, None)
         except (OSError, http.client.HTTPException) as error:
             self._paused_until_s[client_id] = self._clock.monotonic() + _PAUSE_S

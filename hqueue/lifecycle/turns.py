@@ -114,11 +114,7 @@ def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[i
         level = above - seen
         seen |= level
     reached = sa.select(bulk_job.c.job_id).join(bulk, bulk.c.id == bulk_job.c.bulk_id)
-    blocked = (
-        set(connection.execute(reached.where(matters, _NOTED), {"jobs": seen}).scalars())
-        if seen
-        else set()
-    )
+    blocked = set(connection.execute(reached.where(matters, _NOTED), {"jobs": seen}).scalars()) if seen else set()
     pending = list(blocked)
     while pending:
         fresh = [child for child in children[pending.pop()] if child not in blocked]

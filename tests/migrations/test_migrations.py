@@ -98,7 +98,7 @@ def test_the_checks_are_those_of_the_code(engine: sa.Engine) -> None:
 
 
 def test_unfinished_actions_come_along(engine: sa.Engine) -> None:
-    """What 0.1.0 had begun is still known under the names of 0002, can take turns (0005), and new ones come after it."""
+    """What 0.1.0 had begun is known under the names of 0002, takes turns (0005), and new ones come after it."""
     with engine.connect().execution_options(**{database.WRITING: True}) as connection, connection.begin():
         command.upgrade(database.alembic_config(connection), "0001")
         connection.exec_driver_sql(
