@@ -301,11 +301,9 @@ class _Queue:
 
     def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
         """Return the next jobs of a requirement, in the queue's order."""
-        wanted = {"wanted": requirement_id, "seen": seen, "most": most}
-        if self._unready:
-            rows = self._connection.execute(_NEXT_READY_JOBS, {**wanted, "unready": self._unready})
-        else:
-            rows = self._connection.execute(_NEXT_JOBS, wanted)
+        query = _NEXT_READY_JOBS if self._unready else _NEXT_JOBS
+        given = {"wanted": requirement_id, "seen": seen, "most": most, "unready": self._unready}
+        rows = self._connection.execute(query, given)
         return [Candidate((-priority, root_id, job_id), requirement_id) for job_id, priority, root_id in rows]
 
     def since(self) -> dict[int, list[int]]:
@@ -323,10 +321,7 @@ _TAKING: Final = sa.select(client.c.id).where(
     client.c.condemned == "",
     client.c.refused_until <= sa.bindparam("now"),
 )
-_BELOW_ROOTS: Final = sa.select(job.c.id).where(
-    job.c.id.in_(listed("jobs")),
-    job.c.root_id.in_(listed("roots")),
-)
+_BELOW_ROOTS: Final = sa.select(job.c.id).where(job.c.id.in_(listed("jobs")), job.c.root_id.in_(listed("roots")))
 _ABANDONED_BEFORE: Final = (
     sa.select(job.c.id, run.c.client_id)
     .join(run, run.c.id == job.c.run_id)

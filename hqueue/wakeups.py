@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from hqueue.deadline import response_within
@@ -40,7 +39,7 @@ class Wakeups:
             "wakeups", on_death, each=self._tell, fail=self._leave_to_heartbeats, threads=_THREADS
         )
         self.start = self._service.start
-        self.stop = partial(self._service.stop, within_s=0.0)  # without the calls under way: they change nothing here
+        self.stop = self._service.stop
 
     def wake(self, client_id: int) -> None:
         """Tell a client soon; any thread may call this."""

@@ -108,11 +108,11 @@ class Workspaces:
             self._sweep(scratch)
 
     def remove(self, token: str) -> None:
-        """Remove all that a run has here."""
+        """Remove all that a run has here; what cannot be removed goes with the strangers of the next start."""
         self.clear_scratch(token)
         scratch = self.scratch(token)
         for suffix in (*platforms.SCRIPT_SUFFIXES, ".output"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(f"{scratch}{suffix}")  # noqa: PTH108 - as above
 
     def remove_strangers(self, tokens: Iterable[str]) -> None:
