@@ -15,9 +15,9 @@ from hqueue.config import client_label
 from hqueue.database import listed
 from hqueue.errors import StoreUnavailableError
 from hqueue.lifecycle import blocklist
-from hqueue.lifecycle.bulk import below_unfinished
 from hqueue.lifecycle.runs import Placement, assign, lose_client
 from hqueue.lifecycle.status import apply
+from hqueue.lifecycle.turns import below_unfinished
 from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_a_gap, plan
 from hqueue.schema import client, job, run
 from hqueue.states import Cause, JobEvent, JobStatus
