@@ -4,6 +4,7 @@ A map of the package, from the bottom up; a module imports only what stands abov
 
 errors        every error a caller can see, with its fault code
 clock         the only module that reads time or waits
+deadline      reads from a peer that may send a byte at a time
 folders       a folder's names survive a power cut
 config        hqserver.ini and hqnode.ini as frozen dataclasses
 errorlog      the server's own errors, kept until they are stored

@@ -142,7 +142,10 @@ class UnsupportedError(HQueueError):
 
 
 class OutcomeUnknownError(HQueueError):
-    """It is not known whether this was stored: the answer was lost on its way. Look for it before you repeat it."""
+    """It is not known whether this was stored, for the answer was lost on its way.
+
+    Look for it before you repeat it; a newjob with a submissionId can be repeated as it is.
+    """
 
     code = 52
     kind = Kind.UNKNOWN

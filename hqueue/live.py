@@ -14,10 +14,22 @@ if TYPE_CHECKING:
 
     from hqueue.clock import Clock
     from hqueue.matching import Hold
+    from hqueue.protocol import Assignment, Place
 
 # A check that comes later than this means that the server stood still, and so did every client's connection to it.
 _STALL_S: Final = 10.0
 _WITHHELD_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """A run that a client is at work on, as far as its log needs to know it."""
+
+    run_id: int
+    job_id: int
+    place: Place | None = None
+    assignment: Assignment | None = None  # as it was handed out, until the head of its log is written
+    trouble: str = ""  # why its output cannot be taken
 
 
 @dataclass(slots=True)
@@ -41,6 +53,7 @@ class LiveClient:
     complaints: list[str] = field(default_factory=list)  # what of its latest heartbeat made no sense
     news: int = 0  # grows whenever there may be something to tell the client
     quiet: tuple[int, frozenset[tuple[str, str, int]]] | None = None  # `news` and listing that needed no answer
+    runs: dict[str, LiveRun] = field(default_factory=dict)  # by token: what it lists, or was just given
     limits: dict[str, float] = field(default_factory=dict)  # maxTime in seconds of its runs, by token
     parked: bool = False  # a heartbeat of it waits for the next tick; it need not be woken
     ip: str = ""
@@ -78,13 +91,16 @@ class LiveFarm:
             known = self.clients.get(client.id)
             if known is not None:
                 client.news = known.news + 1
+                client.runs = known.runs  # its first heartbeat says which of them it still has
             self.clients[client.id] = client
         return client
 
     def leave(self, client_id: int) -> None:
         """Forget a client that was lost or is gone; its next heartbeat is told to register again."""
         with self._lock:
-            self.clients.pop(client_id, None)
+            client = self.clients.pop(client_id, None)
+        if client is not None:
+            self.forget_runs(client, list(client.runs))
 
     def tell(self, client_id: int) -> None:
         """Note that there may be something to tell a client at its next heartbeat."""
@@ -136,6 +152,14 @@ class LiveFarm:
         if not found:
             self.withheld.clear()
         return found
+
+    def forget_runs(self, client: LiveClient, tokens: Iterable[str]) -> None:
+        """Let go of runs that a client is not at work on any more, however they ended."""
+        for token in tokens:
+            known = client.runs.pop(token, None)
+            if known is not None:
+                self.forget_progress(known.job_id)
+                self.withheld.pop(known.run_id, None)
 
     def forget_progress(self, job_id: int) -> None:
         """Let a job go whose run has ended; its progress is in the store.

@@ -14,12 +14,12 @@ from hqueue.clock import Clock, to_ms
 from hqueue.config import client_label
 from hqueue.database import listed
 from hqueue.errors import PASSING
-from hqueue.lifecycle import blocklist, reservations
-from hqueue.lifecycle.bulk import below_unfinished
+from hqueue.lifecycle import blocklist
 from hqueue.lifecycle.runs import Placement, assign, lose_client
 from hqueue.lifecycle.status import apply
+from hqueue.lifecycle.turns import below_unfinished
 from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_a_gap, plan
-from hqueue.schema import client, job, reservation, run
+from hqueue.schema import client, job, run
 from hqueue.states import Cause, JobEvent, JobStatus
 from hqueue.store import chunks
 from hqueue.views.farmview import run_times
@@ -118,10 +118,6 @@ class Scheduler:
         before_ms = to_ms(self.clock.now()) - int(self.store.policy.rescue_abandoned_minutes * 60_000)
         for job_ids in chunks(self._to_rescue(before_ms), _MOST_RESCUED):
             counts.rescued += self._rescue(job_ids, before_ms)
-        with self.store.reading() as connection:
-            leftovers = connection.execute(_CLOSED_RESERVATION).first() is not None
-        if leftovers:
-            self._safely(reservations.release_closed)
 
     def _to_rescue(self, before_ms: int) -> list[int]:
         """Return the jobs whose clients were lost before a moment and have not come back."""
@@ -305,11 +301,9 @@ class _Queue:
 
     def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
         """Return the next jobs of a requirement, in the queue's order."""
-        wanted = {"wanted": requirement_id, "seen": seen, "most": most}
-        if self._unready:
-            rows = self._connection.execute(_NEXT_READY_JOBS, {**wanted, "unready": self._unready})
-        else:
-            rows = self._connection.execute(_NEXT_JOBS, wanted)
+        query = _NEXT_READY_JOBS if self._unready else _NEXT_JOBS
+        given = {"wanted": requirement_id, "seen": seen, "most": most, "unready": self._unready}
+        rows = self._connection.execute(query, given)
         return [Candidate((-priority, root_id, job_id), requirement_id) for job_id, priority, root_id in rows]
 
     def since(self) -> dict[int, list[int]]:
@@ -327,20 +321,11 @@ _TAKING: Final = sa.select(client.c.id).where(
     client.c.condemned == "",
     client.c.refused_until <= sa.bindparam("now"),
 )
-_BELOW_ROOTS: Final = sa.select(job.c.id).where(
-    job.c.id.in_(listed("jobs")),
-    job.c.root_id.in_(listed("roots")),
-)
+_BELOW_ROOTS: Final = sa.select(job.c.id).where(job.c.id.in_(listed("jobs")), job.c.root_id.in_(listed("roots")))
 _ABANDONED_BEFORE: Final = (
     sa.select(job.c.id, run.c.client_id)
     .join(run, run.c.id == job.c.run_id)
     .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at < sa.bindparam("moment"))
-)
-_CLOSED_RESERVATION: Final = (
-    sa.select(reservation.c.run_id)
-    .join(run, run.c.id == reservation.c.run_id)
-    .where(run.c.closed_at.is_not(None))
-    .limit(1)
 )
 # A rescheduled job waits for the end of its old run.
 _READY: Final = sa.and_(

@@ -168,6 +168,19 @@ job_edge = Table(
     **_NO_AUTOINCREMENT,
 )
 
+# The submissions of the last day that may be repeated, for their answer may have been lost.
+submission = Table(
+    "submission",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # of submissionId and submitter
+    Column("content", String(64), nullable=False),  # the digest of what was submitted
+    Column("first_id", BigInteger, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("ix_submission_at", "at"),
+    **_NO_AUTOINCREMENT,
+)
+
 # A job's history and the farm's change feed in one. Rows outlive their job: the feed tells of deleted ones.
 event = Table(
     "event",
@@ -298,6 +311,9 @@ bulk = Table(
     Column("action", String(16), nullable=False),
     Column("phase", String(16), nullable=False),
     Column("value_json", LongText),  # what is to be set, where it is no action
+    Column("named_json", LongText, nullable=False),  # the jobs that it was asked of
+    Column("steps", Integer, nullable=False),  # that it took so far: who took fewer comes first
+    Column("waits_for", BigInteger),  # an older action, for its next jobs are in a tree of that
     Column("created_at", BigInteger, nullable=False),
     **_OPTIONS,
 )
@@ -307,11 +323,14 @@ bulk_job = Table(
     Column("position", Id, primary_key=True),
     Column("bulk_id", Id, ForeignKey("bulk.id", ondelete="CASCADE"), nullable=False),
     Column("job_id", BigInteger, nullable=False),
+    Column("root_id", BigInteger, nullable=False),  # the job's, for younger actions to wait in its tree
     Column("state", String(16), nullable=False),
-    Column("child_cursor", BigInteger, nullable=False),  # its children up to this id have been looked at
+    # Its children up to this id have been looked at; below 0: it is to be changed itself.
+    Column("child_cursor", BigInteger, nullable=False),
     UniqueConstraint("bulk_id", "job_id"),
     Index("ix_bulk_job_state", "bulk_id", "state", "position"),
     Index("ix_bulk_job_job_id", "job_id"),
+    Index("ix_bulk_job_root_id", "root_id", "bulk_id"),
     **_OPTIONS,
 )
 

@@ -78,6 +78,7 @@ class Server:
         self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
         self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
         self._proof = self._service("proof", self._prove, clock, 1.0)
+        self._expiry = self._service("expiry", self._expire, clock, maintenance.EXPIRY_INTERVAL_S)
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
@@ -118,15 +119,8 @@ class Server:
             self.store.on_forget = self._forget
             serve, shutdown = self._transport.serve_forever, self._transport.shutdown
             loop = Loop("transport", lambda _: serve(), self._died, interrupt=shutdown)
-            for service in (
-                self._ticker,
-                self._bulk,
-                self._maintenance,
-                self._checkpoints,
-                self._proof,
-                self._wakeups,
-                loop,
-            ):
+            ticking = (self._ticker, self._bulk, self._maintenance, self._expiry, self._checkpoints, self._proof)
+            for service in (*ticking, self._wakeups, loop):
                 service.start()
                 opened.callback(service.stop)
             self._opened = opened.pop_all()
@@ -237,6 +231,10 @@ class Server:
 
     def _carry_bulk_on(self) -> float | None:
         maintenance.carry_bulk_on(self.store)
+        return None
+
+    def _expire(self) -> float | None:
+        maintenance.expire(self.store)
         return None
 
     def _save_live(self) -> float | None:

@@ -75,6 +75,7 @@ class Snapshot:
         self.being_deleted = self._below(
             row.job_id for row in self.bulk_jobs if self.bulk[row.bulk_id].action == "delete"
         )
+        self.gone_roots = {row.job_id for row in self.bulk_jobs if row.state == "gone root"}
         self.held_back = {row.job_id for row in self.bulk_jobs if self.bulk[row.bulk_id].action == "reschedule"}
 
     def broken(self) -> Iterator[str]:
@@ -103,12 +104,12 @@ class Snapshot:
             yield f"children are counted {counted}, but are {(len(below), unsettled, unsuccessful)}"
         if row.id not in self.specs:
             yield "it has no specification"
+        if row.root_id not in self.jobs and row.root_id not in self.gone_roots:
+            yield f"its root {row.root_id} does not exist, and no unfinished deletion sees to that"
         if row.id in self.being_deleted:
             return
         if row.is_root != (not self.parents[row.id]):
             yield f"is_root is {row.is_root}, parents are {self.parents[row.id]}"
-        if row.root_id not in self.jobs:
-            yield f"its root {row.root_id} does not exist"
 
     def _sums(self, row: Any) -> Iterator[str]:
         if not row.tree_exact or not self.children[row.id] or self.being_deleted:

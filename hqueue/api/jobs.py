@@ -47,7 +47,7 @@ class Jobs:
         self._clock = context.clock
         self._attributes = context.attributes
 
-    @exposed(big=True)
+    @exposed()
     def getJobs(self, ids: Any, attribs: Any = None) -> list[dict[str, Any]]:
         """Return attributes of jobs, in the order asked; unknown ids are skipped.
 
@@ -55,7 +55,8 @@ class Jobs:
         Errors: UnknownAttributeError, which lists the attributes there are.
         Source: 12. Ours are also submittedBy, description, cpus, childCounts ({total, finished, failed}), and on
         request command, shell, environment, minHosts, maxHosts, maxTime, cmdStartTime, cmdEndTime, runnableTime,
-        root, exitCode, inheritsConditions.
+        root, exitCode, inheritsConditions, history (a list of {date, event, status, message, by}). logs is a list of
+        pairs (text, date); clients and clientsOnHold are lists of {id, clientId, hostname, name, master}.
         """
         wanted, names = arguments.ids(ids, "ids"), names_of(attribs)
         with self._store.reading() as connection:
@@ -131,7 +132,7 @@ class Jobs:
         with self._store.reading() as connection:
             return int(connection.execute(query.select_from(job)).scalar_one())
 
-    @exposed(big=True)
+    @exposed(big=lambda params: not _is_short(params))
     def getJobOutput(self, job_id: Any, max_last_chars: Any = None) -> str | None:
         """Return the output of a job's command: all of it, or its last characters; None for an unknown id.
 
@@ -276,6 +277,11 @@ class Jobs:
                 return None
             rows = connection.execute(_RUN_LOGS, {"job": job_id}).all()
         return JobStatus(status), [RunLog(row.id, _attempt(row), open=row.closed_at is None) for row in rows]
+
+
+def _is_short(params: list[Any]) -> bool:
+    """Tell whether a call asks for no more than the last MiB of an output."""
+    return len(params) > 1 and isinstance(params[1], int) and params[1] <= _MIB
 
 
 _BIGGEST_INT: Final = 2**31 - 1

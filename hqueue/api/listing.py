@@ -17,7 +17,7 @@ from hqueue.clock import from_ms
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError
 from hqueue.rpc import arguments
-from hqueue.rpc.method import exposed
+from hqueue.rpc.method import MANY, exposed
 from hqueue.schema import counter, event, job, job_edge, job_spec, run
 from hqueue.views import jobxml
 
@@ -45,6 +45,8 @@ _KEYS: Final = (
     "limit",
     "cursor",
 )
+
+_SEARCHED: Final = ("name", "submittedBy", "tag")  # every job may have to be looked at for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Listing:
         self._store = context.store
         self._attributes = context.attributes
 
-    @exposed(big=True)
+    @exposed(big=lambda params: not _is_small(params))
     def listJobs(self, query: Any = None) -> dict[str, Any]:
         """Return a page of the jobs that meet all that the query says.
 
@@ -103,7 +105,7 @@ class Listing:
             "seq": seq,
         }
 
-    @exposed(big=True)
+    @exposed(big=lambda params: len(params) > 1 and params[1] != DEFAULT_LIMIT and not _is_at_most(params[1], MANY))
     def getChanges(self, since: Any, limit: Any = DEFAULT_LIMIT) -> dict[str, Any]:
         """Return what has happened to jobs after a place in the feed, in the order in which it was stored.
 
@@ -128,6 +130,16 @@ class Listing:
         ]
         # The end of the feed may be numbers that no event has: a failed transaction leaves them out.
         return {"changes": changes, "next": rows[-1].seq if len(rows) == most else last, "reset": False}
+
+
+def _is_at_most(limit: Any, most: int) -> bool:
+    return isinstance(limit, int) and limit <= most
+
+
+def _is_small(params: list[Any]) -> bool:
+    """Tell whether listJobs is called for a few jobs that indexes find."""
+    query = params[0] if params else None
+    return isinstance(query, dict) and query.keys().isdisjoint(_SEARCHED) and _is_at_most(query.get("limit"), MANY)
 
 
 _LAST_EVENT: Final = sa.select(counter.c.value).where(counter.c.name == "event")

@@ -16,7 +16,7 @@ from hqueue.database import listed
 from hqueue.errors import HQueueError
 from hqueue.lifecycle import notes
 from hqueue.rpc import arguments
-from hqueue.rpc.method import exposed
+from hqueue.rpc.method import asks_for_many, exposed
 from hqueue.schema import client, note, note_thread
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 
 THREAD_ATTRIBUTES: Final = ("clientHostname", "clientId", "clientLabel", "id", "jobId", "notes")
 NOTE_ATTRIBUTES: Final = ("clientHostname", "clientId", "clientLabel", "date", "id", "jobId", "text", "threadId")
+
+
+def _are_few(params: list[Any]) -> bool:
+    """Tell whether a call asks for a few threads, not for all."""
+    return bool(params) and isinstance(params[0], list | int) and bool(params[0]) and not asks_for_many(params)
 
 
 class Notes:
@@ -68,7 +73,7 @@ class Notes:
         with self._store.reading() as connection:
             return list(connection.execute(sa.select(note_thread.c.id).order_by(note_thread.c.id)).scalars())
 
-    @exposed(big=True)
+    @exposed(big=lambda params: not _are_few(params))
     def getNoteThreads(
         self,
         thread_ids: Any = None,
@@ -96,7 +101,7 @@ class Notes:
             )
         return found
 
-    @exposed(big=True)
+    @exposed(big=lambda params: not _are_few(params))
     def getLatestNotes(self, thread_ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:
         """Return attributes of the newest note of threads: of all, by id, or of those asked for, in the order asked.
 

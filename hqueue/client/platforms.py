@@ -196,20 +196,15 @@ def find_shell(wanted: str, environment: Mapping[str, str]) -> Shell | None:
     import shutil  # noqa: PLC0415 - not wanted in the runner
 
     path = environment.get("PATH", os.defpath)
-    if NAME == "windows":
-        if wanted in {"", "cmd"} or (wanted == "bash" and not shutil.which("bash", path=path)):
-            remark = "there is no bash on this machine; cmd runs the command" if wanted == "bash" else ""
-            return Shell((environment.get("COMSPEC", "cmd.exe"), "/d", "/c"), ".cmd", remark)
-        found = shutil.which(wanted, path=path)
-        return Shell((found,), ".script", "") if found else None
-    if not wanted:
+    program = shutil.which(wanted, path=path) if wanted else None
+    name, *options = [wanted] if program or not wanted else wanted.split()
+    if NAME == "windows" and (name in {"", "cmd"} or (name == "bash" and not shutil.which("bash", path=path))):
+        remark = "there is no bash on this machine; cmd runs the command" if name == "bash" else ""
+        return Shell((environment.get("COMSPEC", "cmd.exe"), "/d", "/c"), ".cmd", remark)
+    if not name:
         program = shutil.which("bash", path=path) or shutil.which("sh", path=path) or shutil.which("/bin/sh")
-        return Shell((program,), ".script", "") if program else None
-    if program := shutil.which(wanted, path=path):
-        return Shell((program,), ".script", "")
-    first, *rest = wanted.split()
-    program = shutil.which(first, path=path) if rest else None
-    return Shell((program, *rest), ".script", "") if program else None
+    program = program or shutil.which(name, path=path)
+    return Shell((program, *options), ".script", "") if program else None
 
 
 # -- files and sockets -------------------------------------------------------------------------------------------------
@@ -231,6 +226,21 @@ def lock_file(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def free_bytes(folder: str) -> int:
+    """Return how much more this user can write on the disk of a folder; very much where that is not told.
+
+    Errors: OSError.
+    """
+    if sys.platform == "win32":
+        import shutil  # noqa: PLC0415 - not wanted in the runner
+
+        return shutil.disk_usage(folder).free
+    room = os.statvfs(folder)
+    if not room.f_blocks:
+        return sys.maxsize
+    return room.f_frsize * (room.f_bavail if os.geteuid() else room.f_bfree)
 
 
 def listen_in(folder: Path) -> socket.socket:

@@ -7,27 +7,31 @@ the rest on in small steps, parents before children, also after a crash.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import logging
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.database import insert_row, listed
-from hqueue.lifecycle.deletion import GONE_ROOT, delete, missed_roots, rehome
-from hqueue.lifecycle.rows import ancestors, statuses
+from hqueue.lifecycle import turns
+from hqueue.lifecycle.deletion import GONE_ROOT, cut, delete, fitting, make_roots, missed_roots, rehome
+from hqueue.lifecycle.rows import statuses
 from hqueue.lifecycle.spreading import SPREADING, Change
 from hqueue.lifecycle.status import apply
 from hqueue.schema import bulk, bulk_job, job, job_edge
 from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus
-from hqueue.store import RunBulk, Session
+from hqueue.store import RunBulk, Session, WakeScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
 
 # Children looked at in one step: 10 to 20 ms of write lock.
 STEP: Final = 200
-_EXPAND, _DONE = "expand", "done"
+_DONE: Final = "done"
+_ITSELF: Final = -1  # where the children's cursor stands: the job is to be changed itself before them
 _SPREAD, _RELEASE = "spread", "release"
 
 
@@ -47,25 +51,33 @@ _EVENTS: Final[dict[Action, JobEvent]] = {
 }
 _THESE: Final = job.c.id.in_(listed("jobs"))
 _NOTED: Final = bulk_job.c.job_id.in_(listed("jobs"))
-_EDGES_UP: Final = sa.select(job_edge.c.child_id, job_edge.c.parent_id).where(job_edge.c.child_id.in_(listed("jobs")))
 _HAVE_CHILDREN: Final = sa.select(job.c.id).where(_THESE, job.c.children_total > 0)
 _RELEASED: Final = sa.update(job).where(_THESE).values(held_by_bulk=False)
+_ROOTS: Final = sa.select(job.c.id, job.c.root_id).where(_THESE)
+_STEPPED: Final = sa.update(bulk).where(bulk.c.id == sa.bindparam("key_id")).values(steps=bulk.c.steps + 1)
+_FORGET: Final = sa.delete(bulk_job).where(bulk_job.c.position.in_(listed("positions")))
 _DELETABLE: Final = frozenset({*SETTLED, JobStatus.ABANDONED})
 
 
 def act(session: Session, action: Action, job_ids: Sequence[int]) -> None:
     """Carry an action out on the named jobs, and note it for their relatives; unknown ids are skipped.
 
+    Where an older action is still at work, the named jobs change now, and once more when it is done.
     Writes: the named jobs, and an action that `step` carries on.
     """
     named = _existing(session, list(dict.fromkeys(job_ids)))
+    again = turns.holder(session.connection, named) is not None
     if action is Action.DELETE:
-        named = [job_id for job_id, status in statuses(session.connection, named).items() if status in _DELETABLE]
-        below = delete(session, named)
-        _note(session, action, below, missed_roots(session, named))
+        going = _deletable(session, named)
+        below = delete(session, going)
+        left = [job_id for job_id in named if job_id not in set(going)] if again else []
+        _note(session, action, named, below, again=left, gone_roots=missed_roots(session, going))
         return
     _carry_out(session, action, named)
-    _note(session, action, _with_children(session, named))
+    if again:
+        _note(session, action, named, again=named)
+    else:
+        _note(session, action, named, _with_children(session, named))
 
 
 def spread(session: Session, change: Change, job_ids: Sequence[int], value: Any) -> None:
@@ -73,90 +85,90 @@ def spread(session: Session, change: Change, job_ids: Sequence[int], value: Any)
 
     Writes: an action that `step` carries on.
     """
-    unfinished = sa.select(bulk.c.id).where(bulk.c.action == change.value).limit(1)
     # An older action that is still on its way must not have the last word on one of these.
-    older = session.connection.execute(unfinished).first() is not None
-    _note(session, change, job_ids if older else _with_children(session, job_ids), value=value)
+    again = turns.holder(session.connection, job_ids) is not None
+    _note(session, change, job_ids, job_ids if again else _with_children(session, job_ids), value=value)
 
 
 def step(session: Session) -> bool:
-    """Carry the oldest unfinished action a small step on; tell whether there may be more to do."""
-    oldest = session.connection.execute(sa.select(bulk).order_by(bulk.c.id).limit(1)).one_or_none()
-    if oldest is None:
+    """Carry the unfinished action whose turn it is a small step on; tell whether there may be more to do.
+
+    One whose step raises is set aside; the others go on.
+    Errors: what says that nothing can be stored now.
+    """
+    turn = turns.next_action(session.connection)
+    if turn is None:
         return False
-    if oldest.action in SPREADING:
-        _spread_on(session, oldest)
-        return True
-    action = Action(oldest.action)
-    if oldest.phase == _SPREAD:
-        query = (
-            sa.select(bulk_job.c.position, bulk_job.c.job_id, bulk_job.c.child_cursor)
-            .where(bulk_job.c.bulk_id == oldest.id, bulk_job.c.state == _EXPAND)
-            .order_by(bulk_job.c.position)
-            .limit(STEP if action is Action.DELETE else 1)
-        )
-        rows = session.connection.execute(query).all()
-        if rows and action is Action.DELETE:
-            _delete_below(session, oldest.id, [(row.position, row.job_id) for row in rows])
-        elif rows:
-            _expand(session, oldest.id, action, *rows[0])
-        else:
-            session.connection.execute(sa.update(bulk).where(bulk.c.id == oldest.id).values(phase=_RELEASE))
-        return True
-    if not (rehome(session, oldest.id, STEP) if action is Action.DELETE else _release(session, oldest.id)):
-        _finish(session, oldest.id)
+    error = session.attempt(lambda: _carry_on(session, turn))
+    if error is not None:
+        _set_aside(session, turn, error)
     return True
 
 
-def _spread_on(session: Session, oldest: Any) -> None:
-    query = (
-        sa.select(bulk_job.c.position, bulk_job.c.job_id, bulk_job.c.child_cursor)
-        .where(bulk_job.c.bulk_id == oldest.id, bulk_job.c.state == _EXPAND)
-        .order_by(bulk_job.c.position)
-        .limit(1)
-    )
-    row = session.connection.execute(query).one_or_none()
-    if row is None:
-        _finish(session, oldest.id)
+def _carry_on(session: Session, turn: Any) -> None:
+    session.connection.execute(_STEPPED, {"key_id": turn.id})
+    if turn.phase == _RELEASE:
+        if not _let_go(session, turn):
+            turns.finish(session, turn.id)
         return
-    value = json.loads(oldest.value_json)
-    below, cursor = SPREADING[oldest.action](session, row.job_id, row.child_cursor, value)
-    _insert(session, oldest.id, below)
+    rows = turns.next_jobs(session.connection, turn.id, STEP if turn.action == Action.DELETE else 1)
+    if not rows:
+        holder = turns.holder_of_next(session.connection, turn.id)
+        if holder is not None:
+            turns.wait(session, turn.id, holder)
+        else:
+            session.connection.execute(sa.update(bulk).where(bulk.c.id == turn.id).values(phase=_RELEASE))
+        return
+    if turn.action == Action.DELETE:
+        reached = [row.job_id for row in rows]
+    else:
+        reached = [rows[0].job_id, *_next_children(session, rows[0].job_id, rows[0].child_cursor)]
+    holder = turns.holder(session.connection, reached, turn.id)
+    if holder is not None:
+        turns.wait(session, turn.id, holder)
+    elif turn.action == Action.DELETE:
+        _delete_below(session, turn.id, rows)
+    elif turn.action in SPREADING:
+        _spread_on(session, turn, rows[0])
+    else:
+        _expand(session, turn.id, Action(turn.action), rows[0], reached[1:])
+
+
+def _spread_on(session: Session, turn: Any, row: Any) -> None:
+    value = json.loads(turn.value_json)
+    below, cursor = SPREADING[turn.action](session, row.job_id, row.child_cursor, value)
+    _insert(session, turn.id, below)
     values = {"state": _DONE} if cursor is None else {"child_cursor": cursor}
     session.connection.execute(sa.update(bulk_job).where(bulk_job.c.position == row.position).values(values))
 
 
-def _finish(session: Session, bulk_id: int) -> None:
-    session.connection.execute(sa.delete(bulk_job).where(bulk_job.c.bulk_id == bulk_id))
-    session.connection.execute(sa.delete(bulk).where(bulk.c.id == bulk_id))
+def _set_aside(session: Session, turn: Any, error: Exception) -> None:
+    """Give up an action that cannot be carried on, and let go what it held; the jobs it was asked of say so."""
+    reason = str(getattr(error, "orig", None) or error).partition("\n")[0][:500]
+    text = f"{turn.action} was given up before it was done with everything below: {reason}; it may be asked for again"
+    log.error("jobs %s: %s", turn.named_json[:200], text, exc_info=error)
+    failure = session.attempt(lambda: _let_all_go(session, turn))
+    if failure is not None:
+        log.error("what %s of jobs %s held waits for the next start", turn.action, turn.named_json[:200])
+    for job_id, status in statuses(session.connection, json.loads(turn.named_json)).items():
+        session.record(job_id, "note", status, text)
+    turns.finish(session, turn.id)
+    session.after_commit(WakeScheduler())
 
 
-def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[int]:
-    """Return those of the jobs that an unfinished action has reached or may still reach; they are not to be assigned.
+def _let_go(session: Session, turn: Any) -> bool:
+    """Let some of the jobs go that waited for an action to reach what is below them; tell whether there were any."""
+    if turn.action == Action.DELETE:
+        return rehome(session, turn.id, STEP)
+    return turn.action == Action.RESCHEDULE and _release(session, turn.id)
 
-    One about priorities does not matter here.
-    """
-    matters = bulk.c.action != Change.PRIORITY.value
-    if connection.execute(sa.select(bulk.c.id).where(matters).limit(1)).first() is None:
-        return set()
-    asked = set(job_ids)
-    seen, level = set(asked), set(asked)
-    children: dict[int, list[int]] = defaultdict(list)
-    while level:
-        above: set[int] = set()
-        for child_id, parent_id in connection.execute(_EDGES_UP, {"jobs": level}):
-            children[parent_id].append(child_id)
-            above.add(parent_id)
-        level = above - seen
-        seen |= level
-    reached = sa.select(bulk_job.c.job_id).join(bulk, bulk.c.id == bulk_job.c.bulk_id)
-    blocked = set(connection.execute(reached.where(matters, _NOTED), {"jobs": seen}).scalars()) if seen else set()
-    pending = list(blocked)
-    while pending:
-        fresh = [child for child in children[pending.pop()] if child not in blocked]
-        blocked.update(fresh)
-        pending.extend(fresh)
-    return blocked & asked
+
+def _let_all_go(session: Session, turn: Any) -> None:
+    if turn.action == Action.DELETE:
+        reached = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == turn.id, bulk_job.c.state == turns.EXPAND)
+        make_roots(session, session.connection.execute(reached).scalars().all())
+    while _let_go(session, turn):
+        pass
 
 
 def fall_under(session: Session, edges: Sequence[tuple[int, int]]) -> None:
@@ -181,7 +193,7 @@ def _look_again(session: Session, bulk_id: int, action: Action, parent_id: int, 
         session.connection.execute(
             sa.update(bulk_job)
             .where(bulk_job.c.bulk_id == bulk_id, bulk_job.c.job_id == parent_id)
-            .values(state=_EXPAND, child_cursor=cursor),
+            .values(state=turns.EXPAND, child_cursor=cursor),
         )
     elif state is None and _was_reached(session, bulk_id, action, parent_id):
         _insert(session, bulk_id, [parent_id], cursor=cursor)
@@ -227,16 +239,24 @@ def _carry_out(session: Session, action: Action, job_ids: Sequence[int]) -> None
 def _note(
     session: Session,
     action: Action | Change,
-    job_ids: Sequence[int],
-    gone_roots: Sequence[int] = (),
+    named: Sequence[int],
+    job_ids: Sequence[int] = (),
     *,
+    again: Sequence[int] = (),
+    gone_roots: Sequence[int] = (),
     value: Any = None,
 ) -> None:
-    if not job_ids and not gone_roots:
+    """Note what is left to do of an action.
+
+    again: jobs that it was asked of and that it has to change once more.
+    """
+    if not job_ids and not again and not gone_roots:
         return
     given = None if value is None else json.dumps(value, ensure_ascii=False)
     values = {"action": action.value, "phase": _SPREAD, "created_at": session.now_ms, "value_json": given}
+    values |= {"named_json": json.dumps(list(named)), "steps": 0}
     key = insert_row(session.connection, bulk, values)
+    _insert(session, key, again, cursor=_ITSELF)
     _insert(session, key, job_ids)
     _insert(session, key, gone_roots, state=GONE_ROOT)
     session.after_commit(RunBulk())
@@ -247,7 +267,7 @@ def _insert(
     bulk_id: int,
     job_ids: Sequence[int],
     *,
-    state: str = _EXPAND,
+    state: str = turns.EXPAND,
     cursor: int = 0,
 ) -> None:
     """Note jobs for an action that does not have them yet."""
@@ -255,8 +275,15 @@ def _insert(
         return
     query = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == bulk_id, _NOTED)
     known = set(session.connection.execute(query, {"jobs": job_ids}).scalars())
+    roots = dict(session.connection.execute(_ROOTS, {"jobs": job_ids}).all())
     rows = [
-        {"bulk_id": bulk_id, "job_id": job_id, "state": state, "child_cursor": cursor}
+        {
+            "bulk_id": bulk_id,
+            "job_id": job_id,
+            "root_id": roots.get(job_id, job_id),
+            "state": state,
+            "child_cursor": cursor,
+        }
         for job_id in job_ids
         if job_id not in known
     ]
@@ -264,22 +291,25 @@ def _insert(
         session.connection.execute(sa.insert(bulk_job), rows)
 
 
-def _expand(session: Session, bulk_id: int, action: Action, position: int, parent_id: int, cursor: int) -> None:
-    """Look at the next children of a job that the action has reached."""
+def _next_children(session: Session, parent_id: int, cursor: int) -> list[int]:
     query = (
         sa.select(job_edge.c.child_id)
         .where(job_edge.c.parent_id == parent_id, job_edge.c.child_id > cursor)
         .order_by(job_edge.c.child_id)
         .limit(STEP)
     )
-    children = list(session.connection.execute(query).scalars())
-    if action is Action.RESCHEDULE and _cancelled_since(session, bulk_id, parent_id):
-        children = []
+    return list(session.connection.execute(query).scalars())
+
+
+def _expand(session: Session, bulk_id: int, action: Action, row: Any, children: Sequence[int]) -> None:
+    """Change the next children of a job that the action has reached, and before them the job if that is to be."""
+    if row.child_cursor == _ITSELF:
+        _carry_out(session, action, [row.job_id])
     touched = _touched(session, bulk_id, action, children)
     _carry_out(session, action, touched)
     _insert(session, bulk_id, _with_children(session, _leading_on(session, action, children, touched)))
     values = {"child_cursor": children[-1]} if len(children) == STEP else {"state": _DONE}
-    session.connection.execute(sa.update(bulk_job).where(bulk_job.c.position == position).values(values))
+    session.connection.execute(sa.update(bulk_job).where(bulk_job.c.position == row.position).values(values))
 
 
 def _touched(session: Session, bulk_id: int, action: Action, children: Sequence[int]) -> list[int]:
@@ -315,19 +345,6 @@ def _leading_on(session: Session, action: Action, children: Sequence[int], touch
     return [child for child, status in known.items() if child in wanted or status not in SETTLED]
 
 
-def _cancelled_since(session: Session, bulk_id: int, job_id: int) -> bool:
-    """Tell whether what is below a job has been cancelled after this action: then the later word counts."""
-    cancelled = (
-        sa.select(bulk_job.c.job_id)
-        .join(bulk, bulk.c.id == bulk_job.c.bulk_id)
-        .where(bulk.c.id > bulk_id, bulk.c.action == Action.CANCEL.value)
-    )
-    if session.connection.execute(cancelled.limit(1)).first() is None:
-        return False
-    above = {job_id, *ancestors(session.connection, [job_id])}
-    return session.connection.execute(cancelled.where(_NOTED).limit(1), {"jobs": above}).first() is not None
-
-
 def _release(session: Session, bulk_id: int) -> bool:
     """Let jobs go that waited for the action to reach their children; tell whether there were any."""
     query = (
@@ -349,17 +366,28 @@ def release(session: Session, job_ids: Sequence[int]) -> None:
         session.connection.execute(_RELEASED, {"jobs": job_ids})
 
 
-def _delete_below(session: Session, bulk_id: int, rows: Sequence[tuple[int, int]]) -> None:
-    """Delete those of the reached jobs that have no parent left; the others stay."""
-    connection, reached = session.connection, [job_id for _, job_id in rows]
-    staying = {child for child, _ in connection.execute(_EDGES_UP, {"jobs": reached})}
+def _deletable(session: Session, job_ids: Sequence[int]) -> list[int]:
+    return [job_id for job_id, status in statuses(session.connection, job_ids).items() if status in _DELETABLE]
+
+
+def _delete_below(session: Session, bulk_id: int, rows: Sequence[Any]) -> None:
+    """Delete those of the reached jobs that have no parent left, and those that were named; the others stay."""
+    connection = session.connection
+    named = _deletable(session, [row.job_id for row in rows if row.child_cursor == _ITSELF])
+    reached = [row.job_id for row in rows if row.child_cursor != _ITSELF]
+    staying = {child for child, _ in connection.execute(turns.EDGES_UP, {"jobs": reached})}
     going = [job_id for job_id in reached if job_id not in staying]
+    going, is_wide = fitting(connection, going, STEP)
+    if is_wide:
+        # Its children go a step's worth at a time, and itself with the last of them.
+        apply(session, JobEvent.CANCEL, going, Cause(message="deleted"))
+        _insert(session, bulk_id, cut(session, going[0], STEP))
+        return
     apply(session, JobEvent.CANCEL, going, Cause(message="deleted"))
+    going += named
     below = delete(session, going)
-    done = sa.update(bulk_job).where(bulk_job.c.position.in_(listed("positions"))).values(state=_DONE)
-    connection.execute(done, {"positions": [position for position, _ in rows]})
-    # A job that stays is looked at again whenever another of its parents goes.
-    again = sa.delete(bulk_job).where(bulk_job.c.bulk_id == bulk_id, bulk_job.c.state == _DONE, _NOTED)
-    connection.execute(again, {"jobs": [*staying, *below]})
+    # What is done is forgotten: a job that stays is looked at again whenever another of its parents goes.
+    done = {*going, *staying, *(row.job_id for row in rows if row.child_cursor == _ITSELF)}
+    connection.execute(_FORGET, {"positions": [row.position for row in rows if row.job_id in done]})
     _insert(session, bulk_id, below)
     _insert(session, bulk_id, missed_roots(session, going), state=GONE_ROOT)

@@ -41,6 +41,14 @@ _FEWER_CHILDREN: Final = (
 _REHOME: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(root_id=sa.bindparam("root"))
 
 
+_HAS_PARENTS: Final = sa.select(job_edge.c.parent_id).where(job_edge.c.child_id == job.c.id).exists()
+_REHOME_BULK: Final = (
+    sa.update(bulk_job)
+    .where(bulk_job.c.job_id == sa.bindparam("key_id"), bulk_job.c.state != GONE_ROOT)
+    .values(root_id=sa.bindparam("root"))
+)
+
+
 def delete(session: Session, job_ids: Sequence[int]) -> list[int]:
     """Delete jobs for good; return the children that they leave behind.
 
@@ -69,6 +77,33 @@ def delete(session: Session, job_ids: Sequence[int]) -> list[int]:
         connection.execute(_FEWER_CHILDREN, [{"key_id": parent, "lost": count} for parent, count in lost.items()])
         count_children(session, deltas)
     return list(dict.fromkeys(child for parent, child in edges if parent in going and child not in going))
+
+
+def fitting(connection: sa.Connection, job_ids: Sequence[int], limit: int) -> tuple[list[int], bool]:
+    """Return the first jobs that together have no more children than a limit; or the first one, which has more."""
+    query = sa.select(job.c.id, job.c.children_total).where(job.c.id.in_(_THESE))
+    children = dict(connection.execute(query, {"jobs": job_ids}).all()) if job_ids else {}
+    total, fit = 0, []
+    for job_id in job_ids:
+        total += children.get(job_id, 0)
+        if total > limit:
+            break
+        fit.append(job_id)
+    return (fit, False) if fit or not job_ids else (list(job_ids[:1]), True)
+
+
+def cut(session: Session, parent_id: int, limit: int) -> list[int]:
+    """Take some of its children from a job that is about to be deleted; return them."""
+    connection, edges = session.connection, job_edge.c.parent_id == parent_id
+    query = sa.select(job_edge.c.child_id).where(edges).order_by(job_edge.c.child_id).limit(limit)
+    children = statuses(connection, connection.execute(query).scalars().all())
+    connection.execute(sa.delete(job_edge).where(edges, job_edge.c.child_id.in_(_THESE)), {"jobs": list(children)})
+    connection.execute(_FEWER_CHILDREN, [{"key_id": parent_id, "lost": len(children)}])
+    unsettled = sum(status not in SETTLED for status in children.values())
+    unsuccessful = sum(status in UNSUCCESSFUL for status in children.values())
+    count_children(session, {parent_id: (-unsettled, -unsuccessful)})
+    trees.mark(connection, [parent_id])
+    return list(children)
 
 
 def _leave_trees(session: Session, edges: Sequence[Any], going: Mapping[int, JobStatus]) -> None:
@@ -106,21 +141,39 @@ def missed_roots(session: Session, gone: Collection[int]) -> list[int]:
     return list(session.connection.execute(query, {"jobs": gone}).scalars()) if gone else []
 
 
+def make_roots(session: Session, job_ids: Sequence[int]) -> None:
+    """Note of jobs that they have no parents, if that is so."""
+    if job_ids:
+        query = sa.select(job.c.id).where(job.c.id.in_(_THESE), ~job.c.is_root, ~_HAS_PARENTS)
+        orphans = session.connection.execute(query, {"jobs": job_ids}).scalars().all()
+        session.connection.execute(sa.update(job).where(job.c.id.in_(_THESE)).values(is_root=True), {"jobs": orphans})
+
+
 def rehome(session: Session, bulk_id: int, limit: int) -> bool:
-    """Give some of the jobs whose root an action deleted the root of another parent; tell whether there were any."""
+    """Give some of the jobs whose root an action deleted another one; tell whether there were any.
+
+    That is the root of another parent. What has no parent left is a root itself: a deletion that will come to it may
+    still find that it has got a new parent.
+    """
     parent, root = job.alias("parent"), job.alias("root")
+    orphaned = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == bulk_id, bulk_job.c.state == GONE_ROOT)
     query = (
         sa.select(job.c.id, sa.func.min(parent.c.root_id))
         .join(job_edge, job_edge.c.child_id == job.c.id)
         .join(parent, parent.c.id == job_edge.c.parent_id)
         .join(root, root.c.id == parent.c.root_id)
-        .join(bulk_job, bulk_job.c.job_id == job.c.root_id)
-        .where(bulk_job.c.bulk_id == bulk_id, bulk_job.c.state == GONE_ROOT)
+        .where(job.c.root_id.in_(orphaned))
         .group_by(job.c.id)
         .limit(limit)
     )
-    found = session.connection.execute(query).all()
+    found = dict(session.connection.execute(query).all())
+    if not found:
+        query = sa.select(job.c.id, job.c.id).where(job.c.root_id.in_(orphaned), ~_HAS_PARENTS).limit(limit)
+        found = dict(session.connection.execute(query).all())
+        make_roots(session, list(found))
     if found:
-        session.connection.execute(_REHOME, [{"key_id": job_id, "root": root_id} for job_id, root_id in found])
-    blocklist.rehome(session, dict(found))
+        rows = [{"key_id": job_id, "root": root_id} for job_id, root_id in found.items()]
+        session.connection.execute(_REHOME, rows)
+        session.connection.execute(_REHOME_BULK, rows)
+    blocklist.rehome(session, found)
     return bool(found)

@@ -263,7 +263,6 @@ def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
             for row, report in ended
         ],
     )
-    reservations.release(session, [row.id for row, _ in ended if row.hosts > 1])
 
 
 def _hold_against_client(session: Session, row: RunRow, report: Report, label: str) -> None:

@@ -1,8 +1,8 @@
 """Changes that go down a tree in small steps: a priority, and conditions that descendants share.
 
 Each function changes the next children of one job. It returns those of them that have children of their own, and the
-id of the last child it looked at: None when the job has no more. Bulk actions take turns in the order in which they
-came, so a value that is being spread is always newer than what it overwrites.
+id of the last child it looked at: None when the job has no more. In one tree actions are done in the order in which
+they came, so a value that is being spread is always newer than what it overwrites.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hqueue import wire
 from hqueue.clock import SystemClock
 from hqueue.errors import UnknownMethodError
-from hqueue.rpc.introspection import System, as_fault
+from hqueue.rpc.introspection import System, as_fault, read_call
 from hqueue.rpc.method import Method, Where, exposed, marked_methods
 
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ class MethodTable:
         near = difflib.get_close_matches(shown, self._methods, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "system.listMethods() tells which there are"
         raise UnknownMethodError(f"this server has no method {shown!r}; {hint}")
+
+    def is_big(self, name: str, params: list[Any]) -> bool:
+        """Tell whether a call is one that small ones must not wait for; one of several calls is as its largest."""
+        method = self._methods.get(name)
+        if method is None or method.is_big(params):
+            return method is not None
+        calls = params[0] if name == "system.multicall" and params and isinstance(params[0], list) else ()
+        return any(inner != name and self.is_big(inner, given) for inner, given in map(read_call, calls))
 
     def dispatch(self, name: str, params: Iterable[Any], peer: str = "127.0.0.1") -> Any:
         """Call a method and return its value, or the Future it returned.

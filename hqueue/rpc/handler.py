@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from hqueue import wire
 from hqueue.errors import HQueueError, InternalError
@@ -104,8 +104,13 @@ class RequestHandler:
         peer, deliver = request.connection.peer, partial(self._deliver, request)
         if request.head.coding or len(body) > self._host.limits.loop_body_bytes:
             found = _METHOD_NAME.search(body, 0, 1024)
-            workers = self._workers_for(self._table.get(found[1].decode()) if found else None)
-            request.task = partial(self._read_and_answer, request, body, deliver)
+            method = self._table.get(found[1].decode()) if found else None
+            workers = self._workers[Where.WORKER]
+            if method is not None and method.where is Where.FARM:
+                workers = self._workers[Where.FARM]
+            elif len(body) > self._host.limits.loop_body_bytes:
+                workers = self._big_workers
+            request.task = partial(self._read_and_answer, request, body, deliver, workers)
             workers.put(request)
             return
         try:
@@ -118,17 +123,21 @@ class RequestHandler:
             self._table.answer(name, params, peer, deliver)
         else:
             request.task = partial(self._table.answer, name, params, peer, deliver)
-            self._workers_for(method).put(request)
+            self._workers_for(method, params).put(request)
 
-    def _workers_for(self, method: Method | None) -> Consumer[_Request]:
-        if method is not None and method.big:
-            return self._big_workers
-        return self._workers[Where.FARM if method is not None and method.where is Where.FARM else Where.WORKER]
+    def _workers_for(self, method: Method, params: list[Any]) -> Consumer[_Request]:
+        if method.where is Where.FARM:
+            return self._workers[Where.FARM]
+        return self._big_workers if self._table.is_big(method.name, params) else self._workers[Where.WORKER]
 
     # --- What workers do ---
 
     def _read_and_answer(
-        self, request: _Request, body: bytes | bytearray, deliver: Callable[[list[bytes]], None]
+        self,
+        request: _Request,
+        body: bytes | bytearray,
+        deliver: Callable[[list[bytes]], None],
+        workers: Consumer[_Request],
     ) -> None:
         take, limits = request.connection.share.take, self._host.limits
         try:
@@ -137,7 +146,12 @@ class RequestHandler:
         except Exception as error:  # noqa: BLE001 - as above
             deliver(_fault(as_fault("reading a call", error)))
             return
-        self._table.answer(name, params, request.connection.peer, deliver)
+        answer = partial(self._table.answer, name, params, request.connection.peer, deliver)
+        if workers is self._workers[Where.WORKER] and self._table.is_big(name, params):
+            request.task = answer
+            self._big_workers.put(request)
+        else:
+            answer()
 
     def _answer_page(self, request: _Request, get_page: Callable[[str], Page]) -> None:
         try:

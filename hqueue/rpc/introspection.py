@@ -87,7 +87,7 @@ class System:
         room = self._multicall_bytes
         pending: list[tuple[int, str, Future[Any]]] = []
         for index, call in enumerate(calls):
-            name, params = _read_call(call)
+            name, params = read_call(call)
             # Calls of one method in a row share their commit; what comes next has to see what they did.
             if pending and pending[-1][1] != name:
                 room -= _collect(pending, results)
@@ -115,7 +115,8 @@ class System:
         return self._table.dispatch(name, params, peer)
 
 
-def _read_call(call: Any) -> tuple[str, list[Any]]:
+def read_call(call: Any) -> tuple[str, list[Any]]:
+    """Return the method and the arguments of one of several calls, "" for what is none."""
     """Return name and arguments of one entry; no name if it is none."""
     if isinstance(call, dict):
         name, params = call.get("methodName"), call.get("params", [])

@@ -37,11 +37,20 @@ class Page:
     content_type: str = "text/plain; charset=utf-8"
 
 
+MANY: Final = 200
+"""Items of a list, ids as a rule, up to which a call is small."""
+
+
+def asks_for_many(params: list[Any]) -> bool:
+    """Tell whether one of a call's arguments is a list of many items."""
+    return any(isinstance(each, list | tuple) and len(each) > MANY for each in params)
+
+
 @dataclass(frozen=True, slots=True)
 class _Mark:
     where: Where
     name: str | None
-    big: bool
+    big: bool | Callable[[list[Any]], bool]
     quick: Callable[[list[Any]], bool] | None
 
 
@@ -49,7 +58,7 @@ def exposed(
     where: Where = Where.WORKER,
     *,
     name: str | None = None,
-    big: bool = False,
+    big: bool | Callable[[list[Any]], bool] = asks_for_many,
     quick: Callable[[list[Any]], bool] | None = None,
 ) -> Callable[[_Function], _Function]:
     """Mark a method as one that the outside may call.
@@ -60,7 +69,8 @@ def exposed(
     where: which thread runs it; `LOOP` methods must be safe on any thread, for calls with large arguments run on a
     worker wherever the method belongs.
     name: the name on the wire, if it is not the method's own.
-    big: the answer may be tens of megabytes; such calls wait for each other instead of taking every worker.
+    big: tells of a call's arguments, whatever they are, that the answer may be large or long in the making; or says so
+    of all calls. Such calls wait for each other, so that small ones never wait for them.
     quick: tells of a call's arguments, whatever they are, that it reads no more than some rows by their keys. Where the
     store is local that is a matter of microseconds, and the loop's own thread does it: the way to a worker and back
     would cost more.
@@ -77,13 +87,13 @@ class Method:
     """One entry of the table."""
 
     __slots__ = (
+        "_big",
         "_call",
         "_defaults",
         "_most",
         "_needs",
         "_quick",
         "_wants_peer",
-        "big",
         "help",
         "name",
         "signature",
@@ -96,12 +106,12 @@ class Method:
         call: Callable[..., Any],
         where: Where,
         *,
-        big: bool = False,
+        big: bool | Callable[[list[Any]], bool] = asks_for_many,
         quick: Callable[[list[Any]], bool] | None = None,
     ) -> None:
         self.name = name
         self.where = where
-        self.big = big
+        self._big = big
         self._quick = quick
         self.help = inspect.getdoc(call) or ""
         self.signature = inspect.signature(call)
@@ -141,6 +151,10 @@ class Method:
     def place_of(self, params: list[Any]) -> Where:
         """Return which thread runs a call with these arguments."""
         return Where.LOOP if self._quick is not None and self._quick(params) else self.where
+
+    def is_big(self, params: list[Any]) -> bool:
+        """Tell whether a call with these arguments is one that small ones must not wait for."""
+        return self._big if isinstance(self._big, bool) else self._big(params)
 
     def shown(self) -> str:
         """Return the name and the parameters, as a caller would write them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 import xmlrpc.client
@@ -110,6 +111,32 @@ def test_workers_are_bounded_and_heartbeats_have_their_own() -> None:
         assert threading.active_count() <= threads
         rig.api.gate.set()
         assert [peer.answer().value for peer in peers] == [str(number) for number in range(20)]
+        for peer in peers:
+            peer.socket.close()
+
+
+def test_small_calls_never_wait_for_big_ones() -> None:
+    """What a call is called does not matter: how much it asks for does."""
+    many = ["x"] * 300
+    with serving(Limits(big_workers=2)) as rig:
+        peers = [rig.peer() for _ in range(12)]
+        for number, peer in enumerate(peers):
+            packed = gzip.compress(xmlrpc.client.dumps((many,), "block").encode())
+            peer.send(
+                [
+                    request("block", many),
+                    request("block", "ü" * 100_000),
+                    request("system.multicall", [{"methodName": "block", "params": [many]}]),
+                    request("block", body=packed, headers="Content-Encoding: gzip\r\n"),
+                ][number % 4]
+            )
+        rig.api.await_calls(2)
+        with rig.proxy() as proxy:
+            assert proxy.echo(["x"]) == ["x"]
+            assert proxy.system.multicall([{"methodName": "echo", "params": [["x"]]}]) == [[["x"]]]
+        assert len(rig.api.calls) == 2  # the others wait for each other
+        rig.api.gate.set()
+        assert [peer.answer().status for peer in peers] == [200] * 12
         for peer in peers:
             peer.socket.close()
 

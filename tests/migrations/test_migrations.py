@@ -98,7 +98,7 @@ def test_the_checks_are_those_of_the_code(engine: sa.Engine) -> None:
 
 
 def test_unfinished_actions_come_along(engine: sa.Engine) -> None:
-    """0002 renames the tables of bulk actions: what 0.1.0 had begun is still known, and new ones come after it."""
+    """What 0.1.0 had begun is known under the names of 0002, takes turns (0005), and new ones come after it."""
     with engine.connect().execution_options(**{database.WRITING: True}) as connection, connection.begin():
         command.upgrade(database.alembic_config(connection), "0001")
         connection.exec_driver_sql(
@@ -109,10 +109,11 @@ def test_unfinished_actions_come_along(engine: sa.Engine) -> None:
         )
     database.upgrade(engine)
     with engine.connect().execution_options(**{database.WRITING: True}) as connection, connection.begin():
-        assert connection.execute(sa.select(bulk)).one() == (7, "cancel", "spread", None, 5)
-        columns = (bulk_job.c.bulk_id, bulk_job.c.job_id, bulk_job.c.state, bulk_job.c.child_cursor)
-        assert connection.execute(sa.select(*columns)).one() == (7, 12, "expand", 3)
-        made = connection.execute(sa.insert(bulk).values(action="pause", phase="spread", created_at=6))
+        assert connection.execute(sa.select(bulk)).one() == (7, "cancel", "spread", None, "[]", 0, None, 5)
+        columns = (bulk_job.c.bulk_id, bulk_job.c.job_id, bulk_job.c.root_id, bulk_job.c.state, bulk_job.c.child_cursor)
+        assert connection.execute(sa.select(*columns)).one() == (7, 12, 12, "expand", 3)
+        values = {"action": "pause", "phase": "spread", "named_json": "[]", "steps": 0, "created_at": 6}
+        made = connection.execute(sa.insert(bulk).values(values))
         assert made.inserted_primary_key is not None
         assert made.inserted_primary_key[0] > 7
 

@@ -243,7 +243,7 @@ def test_where_methods_run(table: MethodTable) -> None:
         "collect": Where.WORKER,
         "whoami": Where.WORKER,
     }
-    assert [name for name, method in found.items() if method.big] == ["whoami"]
+    assert [name for name, method in found.items() if method.is_big([])] == ["whoami"]
 
 
 # --- system.* ---

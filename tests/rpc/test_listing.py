@@ -197,3 +197,35 @@ class TestChanges:
     def test_what_cannot_be_asked(self, api, params, words):
         with pytest.raises(errors.InvalidArgumentError, match=words):
             api.getChanges(*params)
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize(
+    ("name", "params", "big"),
+    [
+        ("getJobs", [[1], ["status"]], False),
+        ("getJobs", [1], False),
+        ("getJobs", [list(range(200))], False),
+        ("getJobs", [list(range(201)), ["status"]], True),
+        ("cancelJobs", [[1, 2]], False),
+        ("cancelJobs", [list(range(10_000))], True),
+        ("listJobs", [], True),
+        ("listJobs", [{"limit": 20, "parent": 7}], False),
+        ("listJobs", [{"limit": 20, "name": "*x*"}], True),
+        ("listJobs", [{"limit": "20"}], True),
+        ("getChanges", [17], False),
+        ("getChanges", [17, 10_000], True),
+        ("getJobOutput", [1], True),
+        ("getJobOutput", [1, 4_000], False),
+        ("getUnfinishedRootJobIds", [], True),
+        ("getNoteThreads", [], True),
+        ("getNoteThreads", [[3]], False),
+        ("system.multicall", [[{"methodName": "getJob", "params": [1]}]], False),
+        ("system.multicall", [[{"methodName": "listJobs", "params": []}]], True),
+        ("system.multicall", [["nonsense"]], False),
+        ("system.multicall", [7], False),
+        ("nosuch", [[1] * 1000], False),
+    ],
+)
+def test_which_calls_small_ones_must_not_wait_for(api, name, params, big):
+    assert api.table.is_big(name, params) is big
