@@ -10,6 +10,7 @@ import pytest
 from hqueue import __version__
 from hqueue.api import Pages
 from hqueue.errors import StoreUnavailableError
+from hqueue.rpc.method import Page
 
 
 def test_the_front_page_is_one_line(api):
@@ -84,3 +85,22 @@ def test_an_unavailable_store_is_said(api):
     pages = Pages(replace(api.context, store=BrokenStore()))
     for path in ("/", "/health", "/metrics", "/jobs/view/1"):
         assert pages.get(path).status == 503
+
+
+def test_health_is_that_of_the_latest_write(api):
+    api.newjob([{"name": "x", "command": "c"}])
+    assert api.pages.get("/health") == Page(200, "running\n")
+    api.clock.advance(6)
+    page = api.pages.get("/health")
+    assert (page.status, page.text) == (503, "no write has come to its end in the last 5 s\n")
+    api.store.prove()
+    assert api.pages.get("/health").status == 200
+
+
+def test_health_names_what_cannot_be_delivered(api):
+    api.newjob([{"name": "x", "command": "c"}])
+    api.context.live_farm.withhold(1, "The output of job 1 cannot be written.")
+    assert api.pages.get("/health").text == "running\nThe output of job 1 cannot be written.\n"
+    api.clock.advance(61)  # its client says nothing of it any more
+    api.store.prove()
+    assert api.pages.get("/health").text == "running\n"

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 
 import hqueue.store
 from hqueue import database
+from hqueue.clock import SystemClock
 from hqueue.errors import (
+    BrokenPromiseError,
     ConfigError,
     HQueueError,
     JobStateError,
@@ -669,6 +671,30 @@ class TestSQLite:
             for each in (connection, other):
                 assert each.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
                 assert each.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+
+    def test_a_file_system_where_there_can_be_no_log_is_refused(self, tmp_path: Path) -> None:
+        """One of the network, for example; here a way to use files on which SQLite cannot share memory."""
+        connection = sqlite3.connect(f"file:{tmp_path}/größe.db?vfs=unix-none", uri=True)
+        with pytest.raises(ConfigError, match="cannot keep a write-ahead log there"):
+            database._set_up_sqlite(connection, None)
+        connection.close()
+
+    def test_after_a_flush_of_sqlites_own_that_failed_nothing_is_written(self, tmp_path: Path) -> None:
+        deaths: list[BaseException] = []
+        store = Store(f"sqlite:///{tmp_path}/größe.db", clock=SystemClock(), on_death=deaths.append)
+        store.open()
+
+        def fail(_session: Session) -> None:
+            raise sa.exc.OperationalError("COMMIT", {}, _of_sqlite(sqlite3.SQLITE_IOERR_FSYNC))
+
+        told = [store.write_soon(fail), store.write_soon(lambda session: add_group(session, "danach"))]
+        assert {type(each.exception(PATIENCE_S)) for each in told} == {OutcomeUnknownError}
+        with pytest.raises(OutcomeUnknownError), store.writing():
+            pass
+        assert [type(each) for each in deaths] == [BrokenPromiseError]
+        assert groups(store) == []
+        store.close()
+        store.engine.dispose()
 
     def test_checkpoints_carry_the_log_over(self, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         path = database.sqlite_path(sqlite_store.engine)
