@@ -142,10 +142,7 @@ class UnsupportedError(HQueueError):
 
 
 class OutcomeUnknownError(HQueueError):
-    """It is not known whether this was stored, for the answer was lost on its way.
-
-    Look for it before you repeat it; a newjob with a submissionId can be repeated as it is.
-    """
+    """It is not known whether this was stored; look for it before you repeat it, but for what has a submissionId."""
 
     code = 52
     kind = Kind.UNKNOWN
