@@ -191,24 +191,32 @@ def find_shell(wanted: str, environment: Mapping[str, str]) -> Shell | None:
     """Find the program that runs a command; None when this machine has none of that name.
 
     `wanted` may bring arguments (`bash -l`); "" is bash where there is one, else sh; cmd on Windows, also in place of a
-    bash that is not there. The job's own PATH is searched.
+    bash that is not there. The job's own PATH is searched; for bash and sh this client's own PATH too.
     """
     import shutil  # noqa: PLC0415 - not wanted in the runner
 
-    path = environment.get("PATH", os.defpath)
+    # A job may bring the PATH of another machine.
+    paths = [environment.get("PATH", os.defpath), os.environ.get("PATH", ""), os.defpath]
+
+    def find(program: str) -> str | None:
+        searched = paths if program in {"bash", "sh"} else paths[:1]
+        return next(filter(None, (shutil.which(program, path=path) for path in searched)), None)
+
     if NAME == "windows":
-        if wanted in {"", "cmd"} or (wanted == "bash" and not shutil.which("bash", path=path)):
+        if wanted in {"", "cmd"} or (wanted == "bash" and not find("bash")):
             remark = "there is no bash on this machine; cmd runs the command" if wanted == "bash" else ""
             return Shell((environment.get("COMSPEC", "cmd.exe"), "/d", "/c"), ".cmd", remark)
-        found = shutil.which(wanted, path=path)
+        found = find(wanted)
         return Shell((found,), ".script", "") if found else None
-    if not wanted:
-        program = shutil.which("bash", path=path) or shutil.which("sh", path=path) or shutil.which("/bin/sh")
-        return Shell((program,), ".script", "") if program else None
-    if program := shutil.which(wanted, path=path):
+    if wanted:
+        program = find(wanted)
+    else:
+        at_job = shutil.which("bash", path=paths[0]) or shutil.which("sh", path=paths[0])
+        program = at_job or find("bash") or find("sh")
+    if program:
         return Shell((program,), ".script", "")
-    first, *rest = wanted.split()
-    program = shutil.which(first, path=path) if rest else None
+    first, *rest = wanted.split() or [""]
+    program = find(first) if rest else None
     return Shell((program, *rest), ".script", "") if program else None
 
 

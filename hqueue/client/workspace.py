@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from hqueue.protocol import Fault
+
 MOST_SHELLS = 64  # remembered, for every job may bring a PATH of its own
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}")
 
 
 class RefusedError(Exception):
     """This machine cannot run the command; the message is the sentence people read."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class Workspaces:
@@ -54,9 +60,9 @@ class Workspaces:
         """
         found = self._find_shell(shell, environment)
         if found is None:
-            raise RefusedError(
-                f"there is no shell named {shell!r} on this machine" if shell else "this machine has no shell"
-            )
+            if not shell:
+                raise RefusedError("this machine has no shell", "machine")
+            raise RefusedError(f"there is no shell named {shell!r} on this machine", "shell")
         scratch = self.scratch(token)
         script = f"{scratch}{found.suffix}"
         left = memoryview(command.encode("utf-8", "surrogateescape") + b"\n")
@@ -70,7 +76,7 @@ class Workspaces:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise RefusedError(sentence(error, self._root)) from error
+            raise RefusedError(sentence(error, self._root), "machine") from error
         return [*found.argv, script], found.remark
 
     def clear_scratch(self, token: str) -> None:
