@@ -4,11 +4,13 @@ A map of the package, from the bottom up; a module imports only what stands abov
 
 errors        every error a caller can see, with its fault code
 clock         the only module that reads time or waits
+deadline      reads from a peer that may send a byte at a time
 folders       a folder's names survive a power cut
 config        hqserver.ini and hqnode.ini as frozen dataclasses
 errorlog      the server's own errors, kept until they are stored
 wire          Python values and what XML-RPC can carry
 service       a thread that ticks, wakes and stops
+durability    what was committed reaches the disk
 protocol      what server and client say to each other: one struct per message
 rpc           carries calls: connections, HTTP, the closed method table
 states        job statuses, events and the table of transitions
@@ -17,7 +19,7 @@ jobspec       the argument of newjob as a checked graph of specifications
 live          what changes at every heartbeat, in memory
 schema        the tables
 database      what differs between SQLite, PostgreSQL and MySQL
-durability    what was committed reaches the disk
+groupcommit   small writes that share a transaction
 store         transactions
 joblogs       the output of jobs, on disk
 lifecycle     the only writer of a job's status

@@ -14,9 +14,20 @@ if TYPE_CHECKING:
 
     from hqueue.clock import Clock
     from hqueue.matching import Hold
+    from hqueue.protocol import Assignment, Place
 
 # A check that comes later than this means that the server stood still, and so did every client's connection to it.
 STALL_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class LiveRun:
+    """A run that a client is at work on, as far as its log needs to know it."""
+
+    run_id: int
+    job_id: int
+    place: Place | None = None
+    assignment: Assignment | None = None  # as it was handed out, until the head of its log is written
 
 
 @dataclass(slots=True)
@@ -40,6 +51,7 @@ class LiveClient:
     complaints: list[str] = field(default_factory=list)  # what of its latest heartbeat made no sense
     news: int = 0  # grows whenever there may be something to tell the client
     quiet: tuple[int, frozenset[tuple[str, str, int]]] | None = None  # `news` and listing that needed no answer
+    runs: dict[str, LiveRun] = field(default_factory=dict)  # by token: what it lists, or was just given
     limits: dict[str, float] = field(default_factory=dict)  # maxTime in seconds of its runs, by token
     parked: bool = False  # a heartbeat of it waits for the next tick; it need not be woken
     ip: str = ""
@@ -75,6 +87,7 @@ class LiveFarm:
             known = self.clients.get(client.id)
             if known is not None:
                 client.news = known.news + 1
+                client.runs = known.runs  # its first heartbeat says which of them it still has
             self.clients[client.id] = client
         return client
 
@@ -84,8 +97,11 @@ class LiveFarm:
         client: the one that was lost; another that has registered meanwhile stays.
         """
         with self._lock:
-            if client is None or self.clients.get(client_id) is client:
-                self.clients.pop(client_id, None)
+            known = self.clients.get(client_id)
+            if known is None or (client is not None and known is not client):
+                return
+            del self.clients[client_id]
+        self.forget_runs(known, list(known.runs))
 
     def is_overdue(self, client: LiveClient, timeout_s: float) -> bool:
         """Tell whether a client has not been heard, or has not registered anew, since it was found overdue."""
@@ -124,6 +140,13 @@ class LiveFarm:
         known = self.progress.get(job_id)
         if known is None or (known.numerator, known.denominator) != (numerator, denominator):
             self.progress[job_id] = Progress(numerator, denominator)
+
+    def forget_runs(self, client: LiveClient, tokens: Iterable[str]) -> None:
+        """Let go of runs that a client is not at work on any more, however they ended."""
+        for token in tokens:
+            known = client.runs.pop(token, None)
+            if known is not None:
+                self.forget_progress(known.job_id)
 
     def forget_progress(self, job_id: int) -> None:
         """Let a job go whose run has ended; its progress is in the store.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.errors import StoreUnavailableError
-from hqueue.lifecycle import bulk, troubles
+from hqueue.lifecycle import bulk, repeats, troubles
 from hqueue.lifecycle.runs import store_progress
 from hqueue.schema import client
 
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SAVE_INTERVAL_S: Final = 3.0
 CHECKPOINT_INTERVAL_S: Final = 5.0
+EXPIRY_INTERVAL_S: Final = 600.0
 
 _SAVE_CLIENT: Final = (
     sa.update(client)
@@ -69,6 +70,11 @@ def save_errors(store: Store, errors: ErrorLog) -> None:
     except StoreUnavailableError:
         errors.give_back(taken)
         raise
+
+
+def expire(store: Store) -> None:
+    """Remove what is kept for a time only, once that is over."""
+    store.write_soon(repeats.expire, durable=False).result()
 
 
 def carry_bulk_on(store: Store) -> int:

@@ -33,6 +33,8 @@ Fault = Literal["job", "shell", "machine"]
 State = Literal["held", "running", "halted", "dying", "ended"]
 Asked = Literal["run", "halt", "die"]
 
+MOST_OUTPUT_BYTES: Final = 256 * 1024  # in one call
+
 Small = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Long = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -138,6 +140,7 @@ class Report(Message, omit_defaults=True):
     output_bytes: Amount = 0
     message: str = ""
     progress: tuple[Real, Real] | None = None
+    lost_output: str = ""  # what became of output that nobody will ever see, as the end of a sentence
     fault: Fault = "machine"  # of a refusal
 
 
@@ -173,6 +176,7 @@ class Assignment(Message):
     hosts: list[str] = []
     tags: list[str] = []
     cpus: Count = 1
+    root_id: Long = 0  # 0: from a server that does not say it
 
 
 class Wish(Message):
@@ -230,6 +234,7 @@ class Piece(Place, kw_only=True, omit_defaults=True):
     token: str
     offset: Amount = 0
     data: bytes
+    progress: tuple[Real, Real] | None = None  # the latest of the output up to the end of this piece
 
 
 def write(message: Message | Sequence[Message]) -> Any:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hqueue.config import client_label
 from hqueue.database import listed
 from hqueue.errors import StoreUnavailableError
-from hqueue.lifecycle import blocklist, reservations
+from hqueue.lifecycle import blocklist
 from hqueue.lifecycle.bulk import below_unfinished
 from hqueue.lifecycle.refusals import cap_rests
 from hqueue.lifecycle.runs import Placement, assign, lose_client
@@ -21,7 +21,7 @@ from hqueue.lifecycle.status import apply
 from hqueue.live import STALL_S
 from hqueue.matching import Candidate, FitTable, Plan, plan
 from hqueue.patience import ABANDONED, Abandoned, Firsts
-from hqueue.schema import client, job, reservation, run
+from hqueue.schema import client, job, run
 from hqueue.states import Cause, JobEvent, JobStatus
 from hqueue.store import chunks
 from hqueue.views.farmview import run_times
@@ -120,12 +120,9 @@ class Scheduler:
                 counts.lost += 1
         with self.store.reading() as connection:
             due = self._abandoned.due(connection, now_s, late=late)
-            leftovers = connection.execute(_CLOSED_RESERVATION).first() is not None
             forgiven = blocklist.is_forgiven(connection, self.store.policy, self.clock.steady_ms())
         for runs in chunks(due, _MOST_RESCUED):
             counts.rescued += self._rescue(runs)
-        if leftovers:
-            self._safely(reservations.release_closed)
         if forgiven:
             self._safely(blocklist.forgive)
 
@@ -270,11 +267,9 @@ class _Queue:
 
     def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
         """Return the next jobs of a requirement, in the queue's order."""
-        wanted = {"wanted": requirement_id, "seen": seen, "most": most}
-        if self._plain:
-            rows = self._connection.execute(_NEXT_JOBS, wanted)
-        else:
-            rows = self._connection.execute(_NEXT_READY_JOBS, {**wanted, "besides": self._besides})
+        query = _NEXT_JOBS if self._plain else _NEXT_READY_JOBS
+        given = {"wanted": requirement_id, "seen": seen, "most": most, "besides": self._besides}
+        rows = self._connection.execute(query, given)
         return [Candidate((-priority, root_id, job_id), requirement_id) for job_id, priority, root_id in rows]
 
     def since(self) -> dict[int, list[int]]:
@@ -293,12 +288,6 @@ _TAKING: Final = sa.select(client.c.id).where(
     client.c.refused_until <= sa.bindparam("now"),
 )
 _UNREADY_JOBS: Final = sa.select(job.c.id).where(job.c.id.in_(listed("jobs")), blocklist.unready)
-_CLOSED_RESERVATION: Final = (
-    sa.select(reservation.c.run_id)
-    .join(run, run.c.id == reservation.c.run_id)
-    .where(run.c.closed_at.is_not(None))
-    .limit(1)
-)
 # A rescheduled job waits for the end of its old run.
 _READY: Final = sa.and_(
     job.c.status == JobStatus.RUNNABLE,

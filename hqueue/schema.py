@@ -168,6 +168,19 @@ job_edge = Table(
     **_NO_AUTOINCREMENT,
 )
 
+# The submissions of the last day that may be repeated, for their answer may have been lost.
+submission = Table(
+    "submission",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # of submissionId and submitter
+    Column("content", String(64), nullable=False),  # the digest of what was submitted
+    Column("first_id", BigInteger, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("ix_submission_at", "at"),
+    **_NO_AUTOINCREMENT,
+)
+
 # A job's history and the farm's change feed in one. Rows outlive their job: the feed tells of deleted ones.
 event = Table(
     "event",

@@ -76,6 +76,7 @@ class Server:
         self._ticker = self._service("scheduler", self._tick, clock, INTERVAL_S)
         self._bulk = self._service("bulk", self._carry_bulk_on, clock, None)
         self._maintenance = self._service("maintenance", self._save_live, clock, maintenance.SAVE_INTERVAL_S)
+        self._expiry = self._service("expiry", self._expire, clock, maintenance.EXPIRY_INTERVAL_S)
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
@@ -115,7 +116,8 @@ class Server:
             self.store.on_commit = self._carry_out
             serve, shutdown = self._transport.serve_forever, self._transport.shutdown
             loop = Loop("transport", lambda _: serve(), self._died, interrupt=shutdown)
-            for service in (self._ticker, self._bulk, self._maintenance, self._checkpoints, self._wakeups, loop):
+            ticking = (self._ticker, self._bulk, self._maintenance, self._expiry, self._checkpoints)
+            for service in (*ticking, self._wakeups, loop):
                 service.start()
                 opened.callback(service.stop)
             self._opened = opened.pop_all()
@@ -214,6 +216,10 @@ class Server:
 
     def _carry_bulk_on(self) -> float | None:
         maintenance.carry_bulk_on(self.store)
+        return None
+
+    def _expire(self) -> float | None:
+        maintenance.expire(self.store)
         return None
 
     def _save_live(self) -> float | None:

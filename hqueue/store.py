@@ -117,6 +117,7 @@ class Session:
         self.policy = policy
         self._counters = counters
         self._events: list[dict[str, Any]] = []
+        self._written_events = 0
         self._instructions: dict[Instruction, None] = {}
         self._remembered: list[tuple[MutableMapping[Any, Any], Hashable, Any]] = []
         self._depth = 0  # of savepoints
@@ -150,6 +151,7 @@ class Session:
     def savepoint(self) -> Iterator[None]:
         """Undo the block alone, rows and nudges, when it raises."""
         marks = len(self._events), dict(self._instructions), len(self._remembered)
+        written_events = self._written_events
         self._depth += 1
         name = f"part{self._depth}"  # one of its own: MariaDB forgets an outer one of the same name
         self.connection.exec_driver_sql(f"SAVEPOINT {name}")
@@ -162,6 +164,7 @@ class Session:
                 # A full disk makes SQLite give up the whole transaction, with all that others wrote in it.
                 raise StoreUnavailableError from error
             del self._events[marks[0] :]
+            self._written_events = written_events
             self._instructions = marks[1]
             del self._remembered[marks[2] :]
             raise
@@ -184,13 +187,17 @@ class Session:
             return error
         return None
 
+    def write_events(self) -> None:
+        """Write the lines that were only noted so far, for whoever reads logs in this transaction."""
+        fresh = self._events[self._written_events :]
+        if fresh:
+            first = self.allocate("event", len(fresh))
+            self.connection.execute(sa.insert(event), [row | {"seq": first + place} for place, row in enumerate(fresh)])
+            self._written_events = len(self._events)
+
     def finish(self) -> None:
         """Write what was only noted so far; called by the store, just before the commit."""
-        if self._events:
-            first = self.allocate("event", len(self._events))
-            for place, row in enumerate(self._events):
-                row["seq"] = first + place
-            self.connection.execute(sa.insert(event), self._events)
+        self.write_events()
         self._counters.save(self.connection)
 
     def committed(self) -> Sequence[Instruction]:

@@ -6,6 +6,7 @@ import http.client
 import logging
 from typing import TYPE_CHECKING, Final
 
+from hqueue.deadline import response_within
 from hqueue.service import Consumer
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _THREADS: Final = 4
 _TIMEOUT_S: Final = 1.0
 # A client that cannot be reached (a firewall, most often) is left to its heartbeats for this long.
 _PAUSE_S: Final = 30.0
+_ANSWER: Final = response_within(_TIMEOUT_S)
+_ANSWER_BYTES: Final = 64 * 1024
 _CALL: Final = b"<?xml version='1.0'?><methodCall><methodName>wakeup</methodName><params/></methodCall>"
 _HEADERS: Final = {"Content-Type": "text/xml", "Connection": "close"}
 
@@ -61,9 +64,10 @@ class Wakeups:
         if live is None or not live.port:
             return
         connection = http.client.HTTPConnection(live.ip, live.port, timeout=_TIMEOUT_S)
+        connection.response_class = _ANSWER
         try:
             connection.request("POST", "/RPC2", _CALL, _HEADERS)
-            connection.getresponse().read()
+            connection.getresponse().read(_ANSWER_BYTES)
             self._paused_until_s.pop(client_id, None)
         except (OSError, http.client.HTTPException) as error:
             self._paused_until_s[client_id] = self._clock.monotonic() + _PAUSE_S

@@ -55,7 +55,7 @@ class JobChanges:
         wanted = arguments.ids(ids, "ids")
         if priority is None:
             raise InvalidArgumentError("priority is None, but a whole number was expected")
-        value = jobspec.parse({"name": "-", "priority": priority}, max_depth=1).jobs[0].priority
+        value = jobspec.parse({"name": "-", "priority": priority}, max_depth=1).jobs[0].priority or 0
 
         def write(session: Session) -> bool:
             _set_priority(session, wanted, value)
@@ -91,7 +91,7 @@ class JobChanges:
         def write(session: Session) -> bool:
             self._set_properties(session, wanted, frozenset(properties) - {"priority"}, spec)
             if "priority" in properties:
-                _set_priority(session, wanted, spec.priority)
+                _set_priority(session, wanted, spec.priority or 0)
             return True
 
         return self._store.write_soon(write)

@@ -55,7 +55,8 @@ class Jobs:
         Errors: UnknownAttributeError, which lists the attributes there are.
         Source: 12. Ours are also submittedBy, description, cpus, childCounts ({total, finished, failed}), and on
         request command, shell, environment, minHosts, maxHosts, maxTime, cmdStartTime, cmdEndTime, runnableTime,
-        root, exitCode, inheritsConditions.
+        root, exitCode, inheritsConditions, history (a list of {date, event, status, message, by}). logs is a list of
+        pairs (text, date); clients and clientsOnHold are lists of {id, clientId, hostname, name, master}.
         """
         wanted, names = arguments.ids(ids, "ids"), names_of(attribs)
         with self._store.reading() as connection:

@@ -62,7 +62,7 @@ class Pages:
         if before != "/jobs/view" or not (text.isascii() and text.isdigit()):
             return Page(404, "there is no such page; there are /, /jobs/view/<id>, /health and /metrics\n")
         job_id = int(text) if len(text) < 20 else 0
-        names = ["name", "logs", *(name for _, name, _ in _LINES)]
+        names = ["name", "history", *(name for _, name, _ in _LINES)]
         with self._store.reading() as connection:
             found = self._attributes.fetch(connection, [job_id if job_id <= _BIGGEST_ID else 0], names)
         if job_id not in found:
@@ -126,7 +126,7 @@ def _job_text(job_id: int, attributes: Mapping[str, Any]) -> str:
         if shown:
             lines.append(f"{title + ':':15}{shown}")
     lines += ["", "log:"]
-    for entry in attributes["logs"]:
+    for entry in attributes["history"]:
         message = f" ({entry['message']})" if entry["message"] else ""
         lines.append(f"  {_date(entry['date'])}  {entry['event']}{message}")
     return "\n".join(lines) + "\n"

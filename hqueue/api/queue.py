@@ -112,7 +112,8 @@ class Queue:
         """Submit jobs and return their ids: those of the given specifications in order, then of what is nested in them.
 
         Shapes: jobspec is a dict, a JSON text, or a list of either; an empty list submits nothing. parent_id and
-        child_ids name existing jobs, and hold for every given specification. All or nothing is stored.
+        child_ids name existing jobs, and hold for every given specification. All or nothing is stored. With a
+        submissionId in the first one the same call within a day is answered with the ids of the first time.
         Errors: InvalidSpecError with the path of what is wrong, LimitExceededError, CyclicGraphError,
         UnknownJobError, JobStateError for a cancelled parent.
         Source: 12.

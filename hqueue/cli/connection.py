@@ -13,6 +13,7 @@ from xml.parsers.expat import ExpatError
 from hqueue.cli.program import ComplaintError
 from hqueue.config import address_url, load_client_config, server_address
 from hqueue.config.ini import find_ini
+from hqueue.deadline import response_within
 from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ class FaultError(ComplaintError):
 
 
 class UnreachableError(ComplaintError):
-    """The server did not answer."""
+    """The server did not answer; `arrived`: it may have taken the call all the same."""
+
+    def __init__(self, sentence: str, *, arrived: bool = False) -> None:
+        self.arrived = arrived
+        super().__init__(sentence)
 
 
 class Farm:
@@ -104,9 +109,10 @@ class Farm:
             raise FaultError(error.faultCode, error.faultString) from None
         except xmlrpc.client.ProtocolError as error:
             raise self._not_ours(f"HTTP {error.errcode} {error.errmsg}".rstrip()) from None
-        except OSError as error:
+        except (OSError, http.client.IncompleteRead) as error:
             self._proxy("close")()
-            raise UnreachableError(self._why_not(method, error)) from None
+            arrived = not isinstance(error, ConnectionRefusedError | socket.gaierror)
+            raise UnreachableError(self._why_not(method, error), arrived=arrived) from None
         except (ExpatError, xmlrpc.client.Error, http.client.HTTPException) as error:
             raise self._not_ours(str(error)) from None
 
@@ -116,7 +122,7 @@ class Farm:
             f"check address and port."
         )
 
-    def _why_not(self, method: str, error: OSError) -> str:
+    def _why_not(self, method: str, error: OSError | http.client.IncompleteRead) -> str:
         where = f"{self._place.url} ({self._place.origin})"
         if isinstance(error, TimeoutError):
             sentence = f"{where} did not answer within {self._timeout_s:g} s."
@@ -125,7 +131,7 @@ class Farm:
             return sentence
         if isinstance(error, socket.gaierror):
             return f"cannot find {where}: no machine of that name is known here. Check the name."
-        if isinstance(error, http.client.RemoteDisconnected):
+        if isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
             return f"{where} closed the connection without an answer; look at the server's log."
         reason = (error.strerror or str(error)).lower()
         if self._place.url == DEFAULT_SERVER and not self._place.origin.startswith("from"):
@@ -143,10 +149,12 @@ class _Transport(xmlrpc.client.Transport):
     def __init__(self, timeout_s: float, authorization: str) -> None:
         super().__init__(use_builtin_types=True, headers=[("Authorization", authorization)] if authorization else [])
         self._timeout_s = timeout_s
+        self._answer = response_within(timeout_s)
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         connection = super().make_connection(host)
         connection.timeout = self._timeout_s
+        connection.response_class = self._answer
         return connection
 
     def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:

@@ -9,7 +9,7 @@ from hqueue.cli import shown
 from hqueue.cli.connection import FaultError, UnreachableError
 from hqueue.cli.program import EXIT_FAILED, EXIT_INTERRUPTED, ComplaintError
 from hqueue.clock import SystemClock
-from hqueue.errors import ServerBusyError, StoreUnavailableError
+from hqueue.errors import OutcomeUnknownError, ServerBusyError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +25,8 @@ LONGEST_POLL_S: Final = 2.0
 OVER: Final = frozenset({"succeeded", "failed", "cancelled"})
 # Half as much again after each answer without news: a short job is noticed at once, a long one costs little.
 SLOWER: Final = 1.5
-_PASSING: Final = frozenset({StoreUnavailableError.code, ServerBusyError.code})
+LONGEST_DOUBT_S: Final = 120.0
+_PASSING: Final = frozenset({StoreUnavailableError.code, ServerBusyError.code, OutcomeUnknownError.code})
 
 
 class _Patience:
@@ -61,6 +62,28 @@ class _Patience:
         """Wait until it is worth asking again."""
         self._pause_s = POLL_S if news else min(LONGEST_POLL_S, self._pause_s * SLOWER)
         self._clock.wait(self._never, self._pause_s)
+
+
+def submit(text: str, parent: int | None, farm: Farm, screen: Screen, clock: Clock) -> list[int]:
+    """Submit specifications of which the first has a submissionId; return the ids.
+
+    Where the answer is lost it asks again, for a while: nothing is submitted twice.
+    """
+    patience, until, in_doubt = _Patience(farm, screen, clock), clock.monotonic() + LONGEST_DOUBT_S, False
+    while True:
+        try:
+            ids: list[int] = farm.call("newjob", text, parent)
+        except (UnreachableError, FaultError) as error:
+            lost = error.arrived if isinstance(error, UnreachableError) else error.code in _PASSING
+            again = lost or (in_doubt and isinstance(error, UnreachableError))
+            if not again or clock.monotonic() >= until:
+                raise
+            if not in_doubt:
+                screen.aside(f"hq: {error}\nhq: asking again, which submits nothing twice; Ctrl-C ends this.")
+            in_doubt = True
+            patience.wait()
+            continue
+        return ids
 
 
 def wait_for(ids: Sequence[int], farm: Farm, screen: Screen, clock: Clock | None = None) -> int:

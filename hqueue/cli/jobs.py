@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import secrets
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hqueue.cli import shown
-from hqueue.cli.following import wait_for
+from hqueue.cli import following, shown
 from hqueue.cli.program import ComplaintError
 from hqueue.cli.screen import Cell, Column
 from hqueue.cli.submission import as_json, specifications
+from hqueue.clock import SystemClock
 
 if TYPE_CHECKING:
     import argparse
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from hqueue.cli.connection import Farm
     from hqueue.cli.screen import Screen
+    from hqueue.clock import Clock
 
 LISTED: Final = ["id", "name", "status", "uiStatus", "overallProgress", "clients"]
-ON_REQUEST: Final = ["command", "shell", "environment", "maxTime", "exitCode"]
+ON_REQUEST: Final = ["command", "shell", "environment", "maxTime", "exitCode", "history"]
 # More than so many at once are asked about, unless --yes was given.
 ASK_ABOVE: Final = 10
 SETTLED: Final = frozenset({"succeeded", "failed", "cancelled"})
@@ -54,13 +56,18 @@ ACTIONS: Final[Mapping[str, Action]] = {
 }
 
 
-def submit(options: argparse.Namespace, farm: Farm, screen: Screen) -> int:
+def submit(options: argparse.Namespace, farm: Farm, screen: Screen, clock: Clock | None = None) -> int:
     """Submit what the options describe; print the ids."""
     specs = specifications(options, _user())
     if options.dry_run:
         screen.json(specs)
         return 0
-    ids: list[int] = farm.call("newjob", as_json(specs), options.parent)
+    if specs and isinstance(specs[0], dict):
+        key = specs[0].get("submissionId") or secrets.token_hex(16)
+        text = as_json([specs[0] | {"submissionId": key}, *specs[1:]])
+        ids = following.submit(text, options.parent, farm, screen, clock or SystemClock())
+    else:
+        ids = farm.call("newjob", as_json(specs), options.parent)
     given = ids[: len(specs)]
     if screen.json_wanted:
         screen.json({"ids": given, "all": ids})
@@ -72,7 +79,7 @@ def submit(options: argparse.Namespace, farm: Farm, screen: Screen) -> int:
     else:
         for job_id in given:
             screen.line(str(job_id))
-    return wait_for(given, farm, screen) if options.wait else 0
+    return following.wait_for(given, farm, screen, clock) if options.wait else 0
 
 
 def jobs(options: argparse.Namespace, farm: Farm, screen: Screen) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
@@ -60,8 +61,10 @@ class _Output:
 def run_program(name: str, body: Callable[[], int], *, daemon: bool = False) -> int:
     """Run a program's body and return its exit code; what users can cause becomes one sentence on stderr.
 
-    daemon: the program goes on where its standard output cannot be written.
+    daemon: the program goes on where its standard output cannot be written, and may be process 1 of a container.
     """
+    if daemon and os.getpid() == 1:
+        _go_on_in_a_child()
     _prepare_streams(daemon=daemon)
     try:
         code = body()
@@ -79,6 +82,25 @@ def run_program(name: str, body: Callable[[], int], *, daemon: bool = False) -> 
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     return code
+
+
+def _go_on_in_a_child() -> None:
+    """Return in a child; process 1 stays behind, hands signals on, and reaps the orphans that land on it.
+
+    It ends with the child, and the container with it.
+    """
+    handed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, handed_on)  # process 1 loses a signal that has no handler
+    child = os.fork()
+    if child:
+        for number in handed_on:
+            signal.signal(number, lambda number, _frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handed_on)
+    while child:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
 
 
 def _prepare_streams(*, daemon: bool) -> None:

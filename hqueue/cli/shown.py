@@ -136,7 +136,7 @@ def log_rows(job: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
             Cell(one_line(entry.get("event") or ""), COLOURS.get(str(entry.get("status")), "")),
             Cell(one_line(entry.get("message") or "")),
         )
-        for entry in (job.get("logs") or [])[-LOG_LINES:]
+        for entry in (job.get("history") or [])[-LOG_LINES:]
     ]
 
 

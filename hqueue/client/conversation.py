@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault
 
 from hqueue.errors import ClientRefusedError, InvalidArgumentError, UnknownClientError
-from hqueue.protocol import Acknowledgement, Answer, Beat, Welcome, read, write
+from hqueue.protocol import MOST_OUTPUT_BYTES, Acknowledgement, Answer, Beat, Welcome, read, write
 
 if TYPE_CHECKING:
     import random
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OUTPUT_BYTES = 256 * 1024  # in one call
 REPORTS = 200  # in one call
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 10.0
@@ -199,7 +198,7 @@ class Conversation:
 
     def _output(self) -> Call:
         self._output_last = True
-        pieces = self._account.pieces(OUTPUT_BYTES)
+        pieces = self._account.pieces(MOST_OUTPUT_BYTES)
         return Call("farm.output", (self.client_id, self._identity.key, write(pieces)), pieces=pieces)
 
     @property

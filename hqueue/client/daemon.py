@@ -140,6 +140,7 @@ class Daemon:
             on_answer=lambda call, value: self._post(partial(self._answered, call, value)),
             on_failure=lambda call, error: self._post(partial(self._failed, call, error)),
             on_death=self._died,
+            authorization=config.server.authorization,
         )
 
     @property

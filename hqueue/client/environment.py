@@ -109,6 +109,8 @@ class Environment:
         environment.update(self.job_environment)
         environment.update(assignment.environment)
         environment["JOBID"] = str(assignment.job_id)
+        if assignment.root_id:
+            environment["ROOTJOBID"] = str(assignment.root_id)
         environment["HQSERVER"] = self.server_url
         environment["HQCLIENT"] = str(CLIENT_FOLDER)
         environment["HQCLIENTARCH"] = platforms.architecture()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from xmlrpc.client import Fault
 
 from hqueue import __version__
+from hqueue.deadline import response_within
 from hqueue.errors import HQueueError
 from hqueue.service import Consumer
 from hqueue.wire import dumps_request, loads_response
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0  # of silence; a whole answer may take twice as long
 MAX_ANSWER_BYTES = 256 << 20
 
 
@@ -29,7 +30,7 @@ class ServerLink:
     """Makes the calls it is given; `on_answer(call, value)` or `on_failure(call, error)` tells, in its own thread.
 
     `before` runs ahead of each call, in that thread too: what the server is told must be on the disk by then, and the
-    daemon's loop does not wait for disks.
+    daemon's loop does not wait for disks. `authorization` is a header for a proxy that asks for a login.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ServerLink:
         on_answer: Callable[[Call, Any], None],
         on_failure: Callable[[Call, Exception], None],
         on_death: OnDeath,
+        authorization: str = "",
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         parts = urlsplit(url)
@@ -50,7 +52,9 @@ class ServerLink:
         self._before = before
         self._on_answer = on_answer
         self._on_failure = on_failure
+        self._authorization = authorization
         self._timeout_s = timeout_s
+        self._answer = response_within(2 * timeout_s)
         self._connection: http.client.HTTPConnection | None = None
         self._service: Consumer[Call] = Consumer("link", on_death, each=self._make, fail=on_failure)
         self.start = self._service.start
@@ -99,10 +103,13 @@ class ServerLink:
         if connection is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             connection = self._connection = kind(self.host, self._port, timeout=self._timeout_s)
+            connection.response_class = self._answer
         connection.putrequest("POST", self._path, skip_accept_encoding=True)
         connection.putheader("Content-Type", "text/xml")
         connection.putheader("User-Agent", f"hqclient/{__version__}")
         connection.putheader("Content-Length", str(len(body)))
+        if self._authorization:
+            connection.putheader("Authorization", self._authorization)
         connection.endheaders(body)
         response = connection.getresponse()
         answer = response.read(MAX_ANSWER_BYTES)

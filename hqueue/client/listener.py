@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xmlrpc.client import Fault
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
+from hqueue.deadline import DeadlineReader
 from hqueue.errors import ConfigError, HQueueError, UnknownMethodError
 from hqueue.service import Loop
 from hqueue.wire import guard
@@ -30,6 +31,12 @@ class _Handler(SimpleXMLRPCRequestHandler):
     timeout = PATIENCE_S
     rpc_paths = ("/", "/RPC2")
     server: Listener
+
+    def setup(self) -> None:
+        """Have a request read whole within the patience, however slowly it comes."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = DeadlineReader(self.connection, PATIENCE_S).makefile("rb")
 
     def do_POST(self) -> None:  # noqa: N802 - the standard library's name
         length = self.headers.get("Content-Length", "")

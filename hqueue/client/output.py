@@ -70,6 +70,8 @@ class Output:
         self.sent = shift  # offset up to which the server has it
         self.unsure = False  # what the server has is to be asked first: this daemon did not see it sent
         self.dropped = False  # the server does not know the run and wants none of it
+        self.begun = False  # a command writes to the file, so there must be one
+        self.lost = ""  # why the server will never have all of it, as the end of a sentence
         self._progress = Progress()
         self._read_up_to = shift
         self._last_read = b""  # ends at _read_up_to
@@ -86,17 +88,23 @@ class Output:
         return self.dropped or (self.sent >= self.size and not self.unsure)
 
     def look(self, *, closely: bool = False) -> None:
-        """Look how far the file has grown, and whether it was cut short.
+        """Look how far the file has grown, and whether it was cut short or removed.
 
         `closely`: notice that also when it is exactly as long as what was sent, which means opening it.
         """
         try:
             length = os.stat(self._path).st_size  # noqa: PTH116 - for each running command, twice a second
-        except OSError:
+        except OSError as error:
             length = 0
+            if self.begun and isinstance(error, FileNotFoundError):
+                self.lose(f"its file was removed, with {max(0, self.size - self.sent)} bytes or more")
         self.size = self.shift + length
         if not self.unsure and (self.size < self.sent or (closely and self._was_cut())):
             self._start_over(length)
+
+    def lose(self, why: str) -> None:
+        """Note that some of it will never be handed over; the first reason stays."""
+        self.lost = self.lost or why
 
     def adopt(self) -> None:
         """Start from a file that an earlier daemon may have handed over in part."""
@@ -108,7 +116,7 @@ class Output:
         if self.unsure:
             return self.size, b""
         if self._was_cut():
-            self._start_over(self.size - self.shift)
+            self.look(closely=True)
         data = self._read(self.sent, min(limit, self.size - self.sent))
         end = self.sent + len(data)
         if end > self._read_up_to:
@@ -117,6 +125,8 @@ class Output:
             self._last_read = data[-COMPARED_BYTES:]
         if not data:
             # Unreadable, or shorter than at the last look: what cannot be had must not hold the end report up.
+            if self.size > self.sent:
+                self.lose(f"{self.size - self.sent} bytes of its file cannot be read any more")
             self.size = self.sent
         return self.sent, data
 
@@ -138,6 +148,7 @@ class Output:
             self._read_up_to = length
         if length < self.shift:
             # It lost what we no longer have; go on from what there is.
+            self.lose(f"the server lost {self.shift - length} bytes that the client no longer has")
             self.size -= self.shift - length
             self.shift = length
         self.sent = min(length, self.size)

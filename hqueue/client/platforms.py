@@ -196,28 +196,22 @@ def find_shell(wanted: str, environment: Mapping[str, str]) -> Shell | None:
     import shutil  # noqa: PLC0415 - not wanted in the runner
 
     # A job may bring the PATH of another machine.
-    paths = [environment.get("PATH", os.defpath), os.environ.get("PATH", ""), os.defpath]
+    paths = [environment.get("PATH", os.defpath), os.environ.get("PATH", os.defpath)]
 
-    def find(program: str) -> str | None:
-        searched = paths if program in {"bash", "sh"} else paths[:1]
-        return next(filter(None, (shutil.which(program, path=path) for path in searched)), None)
+    def find(name: str) -> str | None:
+        searched = paths if name in {"bash", "sh"} else paths[:1]
+        return next(filter(None, (shutil.which(name, path=path) for path in searched)), None)
 
-    if NAME == "windows":
-        if wanted in {"", "cmd"} or (wanted == "bash" and not find("bash")):
-            remark = "there is no bash on this machine; cmd runs the command" if wanted == "bash" else ""
-            return Shell((environment.get("COMSPEC", "cmd.exe"), "/d", "/c"), ".cmd", remark)
-        found = find(wanted)
-        return Shell((found,), ".script", "") if found else None
-    if wanted:
-        program = find(wanted)
-    else:
+    program = find(wanted) if wanted else None
+    name, *options = [wanted] if program or not wanted.strip() else wanted.split()
+    if NAME == "windows" and (name in {"", "cmd"} or (name == "bash" and not find("bash"))):
+        remark = "there is no bash on this machine; cmd runs the command" if name == "bash" else ""
+        return Shell((environment.get("COMSPEC", "cmd.exe"), "/d", "/c"), ".cmd", remark)
+    if not name:
         at_job = shutil.which("bash", path=paths[0]) or shutil.which("sh", path=paths[0])
         program = at_job or find("bash") or find("sh")
-    if program:
-        return Shell((program,), ".script", "")
-    first, *rest = wanted.split() or [""]
-    program = find(first) if rest else None
-    return Shell((program, *rest), ".script", "") if program else None
+    program = program or find(name)
+    return Shell((program, *options), ".script", "") if program else None
 
 
 # -- files and sockets -------------------------------------------------------------------------------------------------
@@ -239,6 +233,21 @@ def lock_file(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def free_bytes(folder: str) -> int:
+    """Return how much more this user can write on the disk of a folder; very much where that is not told.
+
+    Errors: OSError.
+    """
+    if sys.platform == "win32":
+        import shutil  # noqa: PLC0415 - not wanted in the runner
+
+        return shutil.disk_usage(folder).free
+    room = os.statvfs(folder)
+    if not room.f_blocks:
+        return sys.maxsize
+    return room.f_frsize * (room.f_bavail if os.geteuid() else room.f_bfree)
 
 
 def listen_in(folder: Path) -> socket.socket:

@@ -52,7 +52,7 @@ class Account:
             offset, data = run.output.piece(min(limit, share))
             limit -= len(data)
             place: dict[str, Any] = {} if offset else {"pid": run.pid, **run.place}
-            pieces.append(Piece(token=run.token, offset=offset, data=data, **place))
+            pieces.append(Piece(token=run.token, offset=offset, data=data, progress=run.output.progress, **place))
         return pieces
 
     @property

@@ -25,7 +25,7 @@ class Run:
 
     __slots__ = (
         "argv", "assignment", "boot", "ended_at", "environment", "exit_code", "halted_at", "halted_s", "job_id", "kill",
-        "kill_reason", "lost", "lost_message", "max_s", "noted_shift", "output", "output_turn", "pack", "peak_kb",
+        "kill_reason", "lost", "lost_message", "max_s", "noted", "output", "output_turn", "pack", "peak_kb",
         "pid", "place", "report", "report_at", "sent", "signal", "start", "started_at", "token",
         "wants_halt", "wish_done", "wish_number",
     )  # fmt: skip
@@ -33,7 +33,7 @@ class Run:
     def __init__(self, token: str, output: Output, *, boot: str, assignment: Assignment | None = None) -> None:
         self.token = token
         self.output = output
-        self.noted_shift = output.shift
+        self.noted = output.shift, output.lost  # what the journal says of the output
         self.boot = boot
         self.assignment = assignment  # until it is known to have been started
         self.job_id = assignment.job_id if assignment is not None else 0
@@ -87,7 +87,7 @@ class Run:
     def started(self, pid: int, start: float, at: float) -> None:
         """Note the process that executes the command."""
         self.pid, self.start, self.started_at = pid, start, at
-        self.sent = True
+        self.sent = self.output.begun = True
         self.assignment, self.argv, self.environment = None, [], {}
 
     def ended(self, exit_code: int, signal: int, peak_kb: int, at: float) -> None:
@@ -149,7 +149,8 @@ class Run:
 
     def final_report(self, report: Report) -> Report:
         """Return the end report with what is known once the output is handed over."""
-        return replace(report, output_bytes=self.output.sent, progress=self.output.progress)
+        output = self.output
+        return replace(report, output_bytes=output.sent, progress=output.progress, lost_output=output.lost)
 
     def listed(self, now: float) -> Listed:
         """Return the run as a heartbeat lists it."""

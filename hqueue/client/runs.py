@@ -228,10 +228,11 @@ class Runs:
         """Do what is due: follow output, end what took too long, go on with kills."""
         if now >= self._follow_at:
             self._follow_at = now + FOLLOW_EVERY_S
-            for run in self._runs.values():
-                if run.pid and run.report is None:
-                    run.output.look()
-                    self._note_shift(run)
+            at_work = [run for run in self._runs.values() if run.pid and run.report is None]
+            disk_full = bool(at_work) and self._workspaces.disk_full()
+            for run in at_work:
+                run.output.look()
+                self._note_output(run, disk_full=disk_full)
         for run in list(self._runs.values()):
             if run.report is not None:
                 if 0.0 < run.report_at <= now:
@@ -276,16 +277,20 @@ class Runs:
 
     def _output(self, token: str, entry: Mapping[str, Any]) -> Output:
         output = Output(self._path(token), shift=int(entry.get("shift", 0)))
+        output.lost = str(entry.get("lost_output", ""))
         output.adopt()
-        if "output_bytes" in entry:
-            output.size = min(output.size, int(entry["output_bytes"]))
+        # What was there at its end, whether the file has grown since or is gone.
+        output.size = int(entry.get("output_bytes", output.size))
         return output
 
-    def _note_shift(self, run: Run) -> None:
-        """Have the next daemon know which part of the output is no longer in its file."""
-        if run.output.shift != run.noted_shift:
-            run.noted_shift = run.output.shift
-            self._journal.put(run.token, shift=run.noted_shift)
+    def _note_output(self, run: Run, *, disk_full: bool) -> None:
+        """Have the next daemon know which part of the output is no longer in its file, and what is lost."""
+        output = run.output
+        if disk_full:
+            output.lose(f"the disk of {self._workspaces.root} was full while it ran")
+        if (output.shift, output.lost) != run.noted:
+            run.noted = output.shift, output.lost
+            self._journal.put(run.token, shift=output.shift, lost_output=output.lost)
 
     def _prepare(self, run: Run) -> bool:
         assignment, scratch = run.assignment, self._workspaces.scratch(run.token)
@@ -404,7 +409,9 @@ class Runs:
     def _finish(self, run: Run, outcome: Outcome, *, message: str = "", fault: Fault = "machine") -> None:
         if run.sent:
             run.output.look(closely=True)
-            self._note_shift(run)
+            self._note_output(run, disk_full=bool(run.pid) and self._workspaces.disk_full())
+        if run.output.lost:
+            log.warning("job %s: output is lost: %s", run.job_id, run.output.lost)
         run.finish(outcome, message, fault)
         if outcome == REFUSED:
             log.warning("job %s refused: %s", run.job_id, message)

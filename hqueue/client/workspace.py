@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from hqueue.protocol import Fault
 
+log = logging.getLogger(__name__)
+
+FULL_BYTES = 64 * 1024  # less room than this, and the next line of output may not fit
 MOST_SHELLS = 64  # remembered, for every job may bring a PATH of its own
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}")
 
@@ -39,7 +43,7 @@ class Workspaces:
     """
 
     def __init__(self, root: Path, sweep: Callable[[str], None]) -> None:
-        self._root = str(root)
+        self.root = str(root)
         self._sweep = sweep
         self._shells: dict[tuple[str, str | None], platforms.Shell] = {}
         root.mkdir(mode=0o700, exist_ok=True)
@@ -47,7 +51,7 @@ class Workspaces:
     def scratch(self, token: str) -> str:
         """Return the path of a run's working folder, whatever the server made its token of."""
         name = token if _PLAIN_NAME.fullmatch(token) else hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
-        return f"{self._root}{os.sep}{name}"
+        return f"{self.root}{os.sep}{name}"
 
     def output(self, token: str) -> str:
         """Return the path of a run's output file."""
@@ -63,12 +67,14 @@ class Workspaces:
             if not shell:
                 raise RefusedError("this machine has no shell", "machine")
             raise RefusedError(f"there is no shell named {shell!r} on this machine", "shell")
+        lines = f"{command}\n"
+        if found.suffix == ".cmd":
+            lines = lines.replace("\n", "\r\n")  # cmd misses labels in a file with other line ends
         scratch = self.scratch(token)
         script = f"{scratch}{found.suffix}"
-        left = memoryview(command.encode("utf-8", "surrogateescape") + b"\n")
+        left = memoryview(lines.encode("utf-8", "surrogateescape"))
         try:
-            with contextlib.suppress(FileExistsError):  # an attempt to start it was cut short by a crash
-                os.mkdir(scratch, 0o700)  # noqa: PTH102 - one style with the calls around it
+            self._make(scratch)
             descriptor = os.open(script, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
             try:
                 while left:
@@ -76,8 +82,26 @@ class Workspaces:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise RefusedError(sentence(error, self._root), "machine") from error
+            raise RefusedError(sentence(error, self.root), "machine") from error
         return [*found.argv, script], found.remark
+
+    def _make(self, scratch: str) -> None:
+        try:
+            os.mkdir(scratch, 0o700)  # noqa: PTH102 - one style with the calls around it
+        except FileExistsError:
+            return  # an attempt to start it was cut short by a crash
+        except FileNotFoundError:
+            log.warning("%s is gone and is made again", self.root)
+            os.makedirs(os.path.dirname(self.root), 0o700, exist_ok=True)  # noqa: PTH103, PTH120 - as above
+            os.mkdir(self.root, 0o700)  # noqa: PTH102 - as above
+            os.mkdir(scratch, 0o700)  # noqa: PTH102 - as above
+
+    def disk_full(self) -> bool:
+        """Tell whether a command can hardly write any more: what it prints may be lost."""
+        try:
+            return platforms.free_bytes(self.root) < FULL_BYTES
+        except OSError:
+            return False
 
     def clear_scratch(self, token: str) -> None:
         """Remove a run's scratch folder; its output stays."""
@@ -90,11 +114,11 @@ class Workspaces:
             self._sweep(scratch)
 
     def remove(self, token: str) -> None:
-        """Remove all that a run has here."""
+        """Remove all that a run has here; what cannot be removed goes with the strangers of the next start."""
         self.clear_scratch(token)
         scratch = self.scratch(token)
         for suffix in (*platforms.SCRIPT_SUFFIXES, ".output"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(f"{scratch}{suffix}")  # noqa: PTH108 - as above
 
     def remove_strangers(self, tokens: Iterable[str]) -> None:
@@ -103,7 +127,7 @@ class Workspaces:
         for token in tokens:
             scratch = self.scratch(token)
             known.update((scratch, *(f"{scratch}{suffix}" for suffix in (*platforms.SCRIPT_SUFFIXES, ".output"))))
-        for entry in os.scandir(self._root):
+        for entry in os.scandir(self.root):
             if entry.path not in known:
                 self._sweep(entry.path)
 

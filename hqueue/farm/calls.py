@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from msgspec import convert
 
@@ -19,6 +19,7 @@ from hqueue.farm.openruns import OpenRuns
 from hqueue.lifecycle import clients
 from hqueue.live import LiveClient
 from hqueue.protocol import (
+    MOST_OUTPUT_BYTES,
     Acknowledgement,
     Beat,
     Identity,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from hqueue.service import OnDeath
 
 log = logging.getLogger(__name__)
-
-_ANSWER_BYTES: Final = 256 * 1024
 
 
 class FarmMethods:
@@ -131,10 +130,11 @@ class FarmMethods:
     def report(self, client_id: int, key: str, incarnation: int, reports: list[Any]) -> Future[dict[str, Any]]:
         """Say how runs ended without being a heartbeat: a long backlog in pieces, or the last words of a daemon.
 
-        reports: [{token, outcome, exitCode, signal, reason, seconds, peakMemory (KB), outputBytes, message, fault,
-        progress}]. outcome: exited (by itself), killed (after the client had begun to kill it, for `reason`,
-        whatever its exit status), refused (never started), lost (gone without a result, and proved dead).
-        fault: of a refusal, "job", "shell" (the job's, unless clients ran that shell lately) or "machine".
+        reports: [{token, outcome, exitCode, signal, reason, seconds, peakMemory (KB), outputBytes, message,
+        progress, lostOutput (why some of its output will never come), fault}]. outcome: exited (by itself), killed
+        (after the client had begun to kill it, for `reason`, whatever its exit status), refused (never started), lost
+        (gone without a result, and proved dead). fault: of a refusal, "job", "shell" (the job's, unless clients ran
+        that shell lately) or "machine".
         Idempotency key: the token; a report that comes twice changes nothing the second time.
         Stale tokens: acknowledged; the run is closed and its client's CPUs are free, the job does not change.
         Returns: acknowledged (tokens), resend ([{token, length}] as in farm.heartbeat).
@@ -150,7 +150,7 @@ class FarmMethods:
         def stored(future: Future[bool]) -> None:
             try:
                 future.result()
-                self._runs.drop(accepted)
+                self._live_farm.forget_runs(live, [each.token for each in accepted])
                 reply.set_result(write(Acknowledgement([each.token for each in accepted], resend)))
             except Exception as error:  # noqa: BLE001 - the caller's answer
                 reply.set_exception(error)
@@ -164,8 +164,8 @@ class FarmMethods:
     def output(self, client_id: int, key: str, pieces: list[Any]) -> list[int]:
         """Add pieces of runs' output to their logs.
 
-        pieces: [{token, offset, data (base64)}], 256 KiB in all at the most; with the first of a run also pid, shell
-        and folder, for the head of its log.
+        pieces: [{token, offset, data (base64), progress}], 256 KiB in all at the most; with the first of a run also
+        pid, shell and folder, for the head of its log. progress: (n, m) as the output up to there has it.
         Idempotency key: token and offset; bytes that are there already are skipped.
         Stale tokens: the output of a run that was given up is still kept; -1 for a token that nobody knows.
         Returns: per piece, how many bytes of that run's output the server has now; less than the offset means that
@@ -174,7 +174,11 @@ class FarmMethods:
         Source: ours.
         """
         live = self._known_client(client_id, key, None)
-        return [self._runs.append(live, piece) for piece in read(pieces, list[Piece], "pieces")]
+        told = read(pieces, list[Piece], "pieces")
+        total = sum(len(piece.data) for piece in told)
+        if total > MOST_OUTPUT_BYTES:
+            raise InvalidArgumentError(f"pieces hold {total} bytes in all, but at most {MOST_OUTPUT_BYTES} are taken")
+        return [self._runs.append(live, piece) for piece in told]
 
     def _enter(self, client_id: int, who: Identity, peer: str) -> None:
         with self._store.reading() as connection:
@@ -232,7 +236,7 @@ class FarmMethods:
         live.free_disk_kb = beat.free_disk_kb
         live.unsaved = True
         for listed in beat.runs:
-            self._runs.note_progress(listed.token, listed.progress)
+            self._runs.note_progress(live, listed.token, listed.progress)
         changed = beat.condemned != live.condemned or beat.terminating != live.terminating
         return changed or (beat.terminating and not beat.runs) or bool(overtime(live, beat, self._config))
 

@@ -64,7 +64,7 @@ class Heartbeat:
         """Look at the output of what has ended, then have the news stored."""
         try:
             for listed in self._beat.runs:
-                self._runs.find(listed.token)  # so that its progress has a place
+                self._runs.find(self._live, listed.token)  # so that its progress has a place
             self._accepted, self._resend = self._runs.accept(self._live, self._beat.reports)
         except Exception as error:  # noqa: BLE001 - the caller's answer
             self.fail(error)
@@ -127,15 +127,16 @@ class Heartbeat:
         live = self._live
         live.parked = False
         news = live.news  # before the look: what comes after it is news again
-        self._runs.drop(self._accepted)
-        for report in self._accepted:
-            live.limits.pop(report.token, None)
+        listing = self._listing()
         with self._store.reading() as connection:
-            orders = clients.orders(connection, live.id, self._listing())
+            orders = clients.orders(connection, live.id, listing)
         for assignment in orders.assignments:
-            self._runs.remember(live.id, assignment)
+            self._runs.remember(live, assignment)
             if assignment.max_time_s:
                 live.limits[assignment.token] = assignment.max_time_s
+        held = {each.token for each in listing} | {each.token for each in orders.assignments}
+        self._live_farm.forget_runs(live, live.runs.keys() - held)
+        live.limits = {token: limit_s for token, limit_s in live.limits.items() if token in held}
         gone = {report.token for report in self._accepted}
         quiet = not (orders.assignments or orders.wishes or self._resend)
         live.quiet = (

@@ -1,10 +1,9 @@
-"""What output and end reports need to know of runs: read once, kept in memory while a run is open."""
+"""What output and end reports need to know of runs: read once, kept in memory while a client has a run."""
 
 from __future__ import annotations
 
 import re
 import signal as signals
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -12,33 +11,22 @@ import sqlalchemy as sa
 
 from hqueue.lifecycle import clients
 from hqueue.lifecycle.runs import describe
+from hqueue.live import LiveRun
 from hqueue.protocol import EXITED, KILLED, Place, Resend
 from hqueue.schema import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from hqueue.joblogs import JobLogs
     from hqueue.live import LiveClient, LiveFarm
     from hqueue.protocol import Assignment, Piece, Report
     from hqueue.store import Store
 
-
 NOWHERE: Final = Place()
-
-
-@dataclass(slots=True)
-class KnownRun:
-    """A run that its client is at work on."""
-
-    run_id: int
-    job_id: int
-    client_id: int
-    place: Place = NOWHERE
-    assignment: Assignment | None = None  # as it was handed out; None after a restart of the server
-
-
-_BY_TOKEN: Final = sa.select(run.c.id, run.c.job_id, run.c.client_id).where(run.c.token == sa.bindparam("wanted"))
+_BY_TOKEN: Final = sa.select(run.c.id, run.c.job_id).where(
+    run.c.token == sa.bindparam("wanted"), run.c.client_id == sa.bindparam("client")
+)
 
 
 class OpenRuns:
@@ -48,48 +36,49 @@ class OpenRuns:
         self._store = store
         self._live_farm = live_farm
         self._logs = logs
-        self._runs: dict[str, KnownRun] = {}
 
-    def find(self, token: str) -> KnownRun | None:
-        """Return the run with this token, from the store where memory has none; None where nobody knows it."""
-        known = self._runs.get(token)
+    def find(self, live: LiveClient, token: str) -> LiveRun | None:
+        """Return a client's run, from the store where memory has none; None where it has none with this token."""
+        known = live.runs.get(token)
         if known is None:
             with self._store.reading() as connection:
-                row = connection.execute(_BY_TOKEN, {"wanted": token}).one_or_none()
+                row = connection.execute(_BY_TOKEN, {"wanted": token, "client": live.id}).one_or_none()
             if row is not None:
-                known = self._runs[token] = KnownRun(row.id, row.job_id, row.client_id)
+                known = live.runs[token] = LiveRun(row.id, row.job_id)
         return known
 
-    def remember(self, client_id: int, assignment: Assignment) -> None:
+    def remember(self, live: LiveClient, assignment: Assignment) -> None:
         """Keep what was just handed out."""
-        known = KnownRun(assignment.run_id, assignment.job_id, client_id, assignment=assignment)
-        self._runs[assignment.token] = known
-        self._live_farm.progress.pop(known.job_id, None)  # an earlier attempt's
+        live.runs[assignment.token] = LiveRun(assignment.run_id, assignment.job_id, assignment=assignment)
+        self._live_farm.progress.pop(assignment.job_id, None)  # an earlier attempt's
 
-    def note_progress(self, token: str, progress: tuple[float, float] | None) -> None:
+    def note_progress(self, live: LiveClient, token: str, progress: tuple[float, float] | None) -> None:
         """Take what a running command says of its progress."""
-        known = self._runs.get(token)
+        known = live.runs.get(token)
         if known is not None and progress is not None:
             self._live_farm.report_progress(known.job_id, *progress)
 
     def append(self, live: LiveClient, piece: Piece) -> int:
         """Add a piece of output; return how many bytes there are now, -1 for a run that is not this client's."""
-        known = self.find(piece.token)
-        if known is None or known.client_id != live.id:
+        known = self.find(live, piece.token)
+        if known is None:
             return -1
         place = Place(piece.pid, piece.shell, piece.folder, piece.remark)
         if place != NOWHERE:
             known.place = place
         head = partial(self._head, known, live.label)
-        return self._logs.append(known.job_id, known.run_id, piece.offset, piece.data, head)
+        length = self._logs.append(known.job_id, known.run_id, piece.offset, piece.data, head)
+        if length >= piece.offset + len(piece.data):
+            self.note_progress(live, piece.token, piece.progress)
+        return length
 
     def accept(self, live: LiveClient, reports: Iterable[Report]) -> tuple[list[Report], list[Resend]]:
         """Return the reports whose output is complete and on disk, and what is missing of the others'."""
         accepted: list[Report] = []
         resend: list[Resend] = []
         for report in reports:
-            known = self.find(report.token)
-            if known is None or known.client_id != live.id:
+            known = self.find(live, report.token)
+            if known is None:
                 accepted.append(report)  # of no use to anybody: acknowledged and dropped
                 continue
             length = self._logs.length(known.job_id, known.run_id)
@@ -103,21 +92,14 @@ class OpenRuns:
             accepted.append(report)
         return accepted, resend
 
-    def drop(self, reports: Sequence[Report]) -> None:
-        """Forget runs whose end is stored."""
-        for report in reports:
-            known = self._runs.pop(report.token, None)
-            if known is not None:
-                self._live_farm.forget_progress(known.job_id)
-
-    def _head(self, known: KnownRun, label: str) -> str:
-        what = known.assignment
+    def _head(self, known: LiveRun, label: str) -> str:
+        what, known.assignment = known.assignment, None  # commands and environments are long, and written only once
         if what is None:
             with self._store.reading() as connection:
                 what = clients.assignment(connection, known.run_id)
         if what is None:
             return f"job {known.job_id}, deleted\n"
-        return run_head(what, known.place, label)
+        return run_head(what, known.place or NOWHERE, label)
 
 
 _SECRET: Final = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|APIKEY|API_KEY|PRIVATE|(^|_)KEY$", re.IGNORECASE)
@@ -137,11 +119,11 @@ def run_head(what: Assignment, place: Place, client: str) -> str:
 
 
 def end_line(report: Report) -> str:
-    """Return the last line of a run's log: `exit 3 after 4m12s, peak 31.2 GB`."""
+    """Return the last line of a run's log: `exit 3 after 4m12s, peak 31.2 GB`, and what of its output is missing."""
     text = f"{describe(report)}{_explained(report)} after {duration(report.seconds)}"
     if report.peak_memory_kb:
         text += f", peak {size(report.peak_memory_kb)}"
-    return text
+    return f"{text}; output is missing: {report.lost_output}" if report.lost_output else text
 
 
 def _explained(report: Report) -> str:

@@ -240,9 +240,11 @@ class JobLogs:
     def _find(self, shelf: _Shelf, key: tuple[int, int]) -> RunFile | None:
         """Return the open file; None where there is none, or none with a whole header."""
         file = shelf.files.get(key)
-        if file is not None:
+        if file is not None and os.fstat(file.fd).st_nlink:
             shelf.files.move_to_end(key)
             return file
+        # Not open, or removed by somebody: then the client, which keeps all of it until the end, sends it again.
+        shelf.drop(key)
         file = RunFile.open(self.path(*key), writing=True)
         if file is not None:
             shelf.put(key, file, self._open_per_shelf)

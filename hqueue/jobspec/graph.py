@@ -5,6 +5,8 @@ Each specification of the nesting is read by the table at the end of this module
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hqueue.errors import CyclicGraphError, InvalidSpecError
@@ -26,6 +28,7 @@ from hqueue.jobspec.values import (
     read_shell,
     read_stub,
     read_stubs,
+    read_submission_id,
     read_tags,
     read_text,
     shown,
@@ -34,6 +37,8 @@ from hqueue.jobspec.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+_encode: Final = json.JSONEncoder(sort_keys=True).encode
+_MOST_NAMED: Final = 10
 _EMPTY: Final[dict[str, str]] = {}
 
 
@@ -44,19 +49,20 @@ class JobSpec(NamedTuple):
     """
 
     name: str
-    parent: int | None = None  # index of the specification around it
+    parent: int | None = None  # index of the specification around it, else of the first that names it by its stub
     command: str | dict[str, str] | None = None  # a text, or a text by platform: linux, windows, macosx
     shell: str = ""  # "": the platform's own
     children: tuple[int, ...] = ()  # indexes; those inside it first, then those named by its childStubIds
     child_ids: tuple[int, ...] = ()  # jobs that exist already
     parent_ids: tuple[int, ...] = ()  # same; their order counts, for the first gives the root
     stub_id: str | None = None
+    submission_id: str | None = None  # counts in the first specification of a submission
     conditions: tuple[dict[str, str], ...] | None = None  # host and hostgroup included; None: the root's
     cpus: int = 1
     tags: tuple[str, ...] = ()
     min_hosts: int = 1
     max_hosts: int = 1
-    priority: int = 0
+    priority: int | None = None  # None: the parent's
     resources: dict[str, int] | None = None
     max_time_s: int | None = None
     tries: int = 0
@@ -78,6 +84,7 @@ class SpecGraph(NamedTuple):
     jobs: tuple[JobSpec, ...]
     given: int  # how many were given, the others being nested; `parent_id` and `child_ids` of newjob hold for these
     places: Places
+    digest: str = ""  # of all the jobs, where the submission may be repeated
 
     def path(self, index: int) -> str:
         """Return where a job stood in the argument, for complaints: `children[2]`, or `jobspec` for the only one."""
@@ -95,8 +102,11 @@ def parse(argument: Any, *, max_depth: int) -> SpecGraph:
     nesting.add_given(argument)
     nesting.add_nested()
     stubs = _stubs(nesting)
-    jobs = tuple(_job(nesting, index, stubs) for index in range(len(nesting.specs)))
-    graph = SpecGraph(jobs, nesting.given, nesting.places)
+    jobs = [_job(nesting, index, stubs) for index in range(len(nesting.specs))]
+    if stubs:
+        _name_parents(jobs)
+    digest = _digest(jobs) if jobs and jobs[0].submission_id else ""
+    graph = SpecGraph(tuple(jobs), nesting.given, nesting.places, digest)
     _refuse_cycles(graph)
     return graph
 
@@ -143,7 +153,8 @@ def _job(nesting: Nesting, index: int, stubs: Mapping[str, int]) -> JobSpec:
     if named := fields.pop("child_stubs", None):
         children = list(dict.fromkeys(children + [stubs[stub] for stub in named if stub in stubs]))
         if missing := [shown(stub) for stub in named if stub not in stubs]:
-            log.append(f"ignored in childStubIds, for no job of the submission has them as stubId: {_listing(missing)}")
+            told = _listing(missing, len(missing))
+            log.append(f"ignored in childStubIds, for no job of the submission has them as stubId: {told}")
     if hosts := fields.pop("hosts", ()) + fields.pop("groups", ()):
         fields["conditions"] = (fields.get("conditions") or ()) + hosts
     if "min_hosts" in fields or "max_hosts" in fields:
@@ -152,6 +163,14 @@ def _job(nesting: Nesting, index: int, stubs: Mapping[str, int]) -> JobSpec:
     fields["children"] = tuple(children)
     fields["log"] = tuple(log)
     return JobSpec(**fields)
+
+
+def _name_parents(jobs: list[JobSpec]) -> None:
+    """Give a parent to the jobs that stand inside no other, but are named by others' childStubIds."""
+    for index, spec in enumerate(jobs):
+        for child in spec.children:
+            if jobs[child].parent is None:
+                jobs[child] = jobs[child]._replace(parent=index)
 
 
 def _settle_hosts(nesting: Nesting, index: int, fields: dict[str, Any]) -> None:
@@ -165,20 +184,50 @@ def _settle_hosts(nesting: Nesting, index: int, fields: dict[str, Any]) -> None:
 def _ignored(names: Sequence[Any]) -> list[str]:
     """Return the line that names unknown properties, each with the known one that it may have been meant for."""
     told = []
-    for name in names:
-        meant = _PLAIN_NAMES.get(_plain(name)) if isinstance(name, str) else None
+    for name in names[:_MOST_NAMED]:
+        meant = _meant(name) if isinstance(name, str) else None
         told.append(f"{shown(name)} (meant {meant}?)" if meant else shown(name))
-    return [f"ignored, for no such property is known: {_listing(told)}"]
+    return [f"ignored, for no such property is known: {_listing(told, len(names))}"]
 
 
-def _listing(items: Sequence[str]) -> str:
+def _meant(name: str) -> str | None:
+    """Return the property that is spelled like a name, or else one edit away; None where there is none."""
+    plain = _plain(name)
+    near = (known for spelled, known in _PLAIN_NAMES.items() if _is_one_edit(plain, spelled))
+    return _PLAIN_NAMES.get(plain) or next(near, None)
+
+
+def _is_one_edit(one: str, other: str) -> bool:
+    """Tell whether two names differ by one character, left out, added or another, or by two that changed places."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    pairs = enumerate(zip(one, other, strict=False))
+    same = next((place for place, (mine, yours) in pairs if mine != yours), min(len(one), len(other)))
+    one, other = one[same:], other[same:]
+    return (
+        one[1:] == other[1:]
+        or one == other[1:]
+        or one[1:] == other
+        or (one[:2] == other[1::-1] and one[2:] == other[2:])
+    )
+
+
+def _listing(items: Sequence[str], count: int) -> str:
     """Return the first of many items, and how many more there are."""
-    return ", ".join(items) if len(items) <= 10 else f"{', '.join(items[:10])} and {len(items) - 10} more"
+    return ", ".join(items[:_MOST_NAMED]) + (f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else "")
 
 
 def _plain(name: str) -> str:
     """Return a property's name without what people spell differently."""
     return name[:40].lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _digest(jobs: Sequence[JobSpec]) -> str:
+    """Return what tells these jobs from others; the order of keys in a dict does not matter."""
+    made = hashlib.sha256()
+    for spec in jobs:
+        made.update(_encode(spec).encode())
+    return made.hexdigest()
 
 
 def _refuse_cycles(graph: SpecGraph) -> None:
@@ -249,6 +298,7 @@ _PROPERTIES: Final[dict[Any, tuple[str, Callable[[Any], Any]]]] = {
     "parentIds": ("parent_ids", read_ids),
     "stubId": ("stub_id", read_stub),
     "childStubIds": ("child_stubs", read_stubs),
+    "submissionId": ("submission_id", read_submission_id),
     "conditions": ("conditions", read_conditions),
     "host": ("hosts", lambda value: read_hosts(value, "hostname")),
     "hostgroup": ("groups", lambda value: read_hosts(value, "group")),

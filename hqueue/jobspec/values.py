@@ -22,6 +22,7 @@ MAX_ID: Final = 2**63 - 1
 # One variable, as `NAME=value` with its closing zero, is at most 32 pages on Linux; macOS and Windows allow less.
 MAX_VARIABLE_BYTES: Final = 128 * 1024
 MAX_SHELL_LENGTH: Final = 4096  # as long as a path
+MAX_SUBMISSION_ID_LENGTH: Final = 200
 EMAIL_REASONS: Final = (
     "abandoned",
     "cancelled",
@@ -44,6 +45,9 @@ EMAIL_REASONS: Final = (
 _PLATFORMS: Final = {"linux": "linux", "windows": "windows", "macosx": "macosx", "macos": "macosx"}
 _NUMBER: Final = re.compile(r"([+-]?[0-9]{1,30})(?:\.0*)?(?:\s*\(.*\))?", re.ASCII | re.DOTALL)
 SEPARATOR: Final = re.compile(r"[,;]")
+_LINE_END: Final = re.compile(r"\r\n?")
+# Options that take a command text, as docker, cron and make have them; the command is run from a file here.
+_TEXT_OPTION: Final = re.compile(r"(?<=\S)\s+(?:-(?P<others>[A-Za-z]*)c|/[cC])$")
 
 
 class UnfitError(ValueError):
@@ -121,8 +125,14 @@ def read_description(value: Any) -> str:
 
 
 def read_shell(value: Any) -> str:
-    """Return the name or path of a program."""
+    """Return the name or path of a program, also with options; those at its end that take a command text are dropped.
+
+    Shapes: of other letters in the same option (`-exc`) the rest stays, but for the l of `-lc`.
+    """
     text = read_text(value).strip()
+    if match := _TEXT_OPTION.search(text):
+        others = match["others"]
+        text = text[: match.start()] + (f" -{others}" if others and others != "l" else "")
     if len(text) > MAX_SHELL_LENGTH:
         raise UnfitError(f"at most {MAX_SHELL_LENGTH} characters", str(len(text)))
     return text
@@ -192,6 +202,14 @@ def read_ids(value: Any) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def read_submission_id(value: Any) -> str | None:
+    """Return the key of a submission that may be repeated, or None for an empty one."""
+    text = read_text(value)
+    if len(text) > MAX_SUBMISSION_ID_LENGTH:
+        raise UnfitError(f"at most {MAX_SUBMISSION_ID_LENGTH} characters", str(len(text)))
+    return text or None
+
+
 def read_stubs(value: Any) -> tuple[str, ...]:
     """Return names of stubs, each once."""
     return tuple(dict.fromkeys(texts(value)))
@@ -203,9 +221,12 @@ def read_tags(value: Any) -> tuple[str, ...]:
 
 
 def read_command(value: Any) -> str | dict[str, str] | None:
-    """Return a shell text, or one for each platform that has one; None when there is nothing to run."""
+    """Return a shell text, or one for each platform that has one; None when there is nothing to run.
+
+    Shapes: lines end in LF, however they came; a client gives them the ends that its shell wants.
+    """
     if not isinstance(value, dict):
-        text = read_text(value)
+        text = _lines(read_text(value))
         return None if _blank(text) else text
     by_platform: dict[str, str] = {}
     for key, item in value.items():
@@ -213,7 +234,7 @@ def read_command(value: Any) -> str | dict[str, str] | None:
         if platform is None:
             raise UnfitError("the platforms linux, windows and macosx", shown(key))
         try:
-            text = "" if item is None else read_text(item)
+            text = "" if item is None else _lines(read_text(item))
         except UnfitError as error:
             raise UnfitError(error.expected, error.found, f".{platform}") from None
         if _blank(text):
@@ -221,6 +242,11 @@ def read_command(value: Any) -> str | dict[str, str] | None:
         if by_platform.setdefault(platform, text) != text:
             raise UnfitError(f"one command for {platform}", "two")
     return by_platform or None
+
+
+def _lines(text: str) -> str:
+    """Return a text whose lines end in LF."""
+    return _LINE_END.sub("\n", text) if "\r" in text else text
 
 
 def _blank(text: str) -> bool:
@@ -236,7 +262,7 @@ def read_environment(value: Any) -> dict[str, str]:
         if "=" in name:
             raise UnfitError("names of environment variables without '='", shown(name))
         try:
-            text = read_text(item)
+            text = str(int(item)) if isinstance(item, bool) else read_text(item)
         except UnfitError as error:
             raise UnfitError(error.expected, error.found, _member(name)) from None
         # Four bytes is the most a character takes, so that most need not be encoded to be measured.

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hqueue.lifecycle")
 
+_LONGEST_REASON: Final = 500
+
 
 def register(session: Session, identity: Identity, ip: str) -> int:
     """Store a client that reports for the first time, or again, and return its id.
@@ -139,6 +141,10 @@ def _end_runs(session: Session, label: str, ended: Sequence[tuple[RunRow, Report
     for row, report in ended:
         if not is_usual_end(row, report):
             end_run(session, row, report, label=label)
+        if report.lost_output:
+            why = report.lost_output[:_LONGEST_REASON]
+            notes.add(session, f"output of job {row.job_id} is missing, from {label}: {why}", job_id=row.job_id)
+            troubles.count(session, f"lost output of a job: {why}", client_id=row.client_id)
 
 
 def take_listing(session: Session, client_id: int, label: str, listing: Collection[Listed]) -> bool:
@@ -248,6 +254,7 @@ _ASSIGNED: Final = (
         run.c.attempt,
         run.c.cpus,
         job.c.name,
+        job.c.root_id,
         job_spec.c.command_json,
         job_spec.c.shell,
         job_spec.c.environment_json,
@@ -294,6 +301,7 @@ def _as_assignment(row: Any, others: Sequence[str]) -> Assignment:
         hosts=[row.hostname, *others],
         tags=json.loads(row.tags_json),
         cpus=row.cpus,
+        root_id=row.root_id,
     )
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.database import listed
 from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
 from hqueue.lifecycle.rows import ancestors, statuses
-from hqueue.schema import job, job_spec
-from hqueue.states import JobStatus
+from hqueue.schema import event, job, job_edge, job_spec
+from hqueue.states import SETTLED, JobStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hqueue.jobspec import SpecGraph
+    from hqueue.store import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,16 @@ class Known:
     root_id: int
     status: JobStatus
     is_root: bool
-    requirement_id: int
+    priority: int
+    pause_wished: bool
     submitted_by: str
 
 
 _KNOWN: Final = (
-    sa.select(job.c.id, job.c.root_id, job.c.status, job.c.is_root, job.c.requirement_id, job_spec.c.submitted_by)
+    sa.select(
+        *(job.c.id, job.c.root_id, job.c.status, job.c.is_root, job.c.priority, job.c.pause_wished),
+        job_spec.c.submitted_by,
+    )
     .join(job_spec, job_spec.c.job_id == job.c.id)
     .where(job.c.id.in_(listed("jobs")))
 )
@@ -131,18 +137,19 @@ class Attachment:
             return tuple(dict.fromkeys((*ids, *self._given_child_ids)))
         return ids
 
-    def root(self, index: int, first_id: int) -> int:
-        """Return the id of a new job's root, where the new jobs' ids begin with `first_id`."""
+    def root(self, index: int) -> int | None:
+        """Return the id of the root that a job has from its first existing parent, None without one."""
         parents = self.parents(index)
-        if parents:
-            return self.known[parents[0]].root_id
-        around = self._jobs[index].parent
-        while around is not None:
-            parents = self.parents(around)
-            if parents:
-                return self.known[parents[0]].root_id
-            index, around = around, self._jobs[around].parent
-        return first_id + index
+        return self.known[parents[0]].root_id if parents else None
+
+    def paused(self) -> set[int]:
+        """Return the existing parents that new children wait with: paused ones, and settled ones in paused trees."""
+        return {
+            parent
+            for parent in self._existing_parents()
+            if self.known[parent].pause_wished
+            or (self.known[parent].status in SETTLED and _in_paused_tree(self._connection, parent))
+        }
 
     def _load_known(self) -> dict[int, Known]:
         """Load the existing jobs that the submission names."""
@@ -152,10 +159,78 @@ class Attachment:
         for spec in self._jobs:
             wanted.update(spec.child_ids, spec.parent_ids)
         rows = self._connection.execute(_KNOWN, {"jobs": wanted}) if wanted else ()
-        return {
-            row.id: Known(row.id, row.root_id, JobStatus(row.status), row.is_root, row.requirement_id, row.submitted_by)
-            for row in rows
-        }
+        return {row.id: Known(row.id, row.root_id, JobStatus(row.status), *row[3:]) for row in rows}
+
+
+def record_additions(session: Session, edges: Sequence[tuple[int, int]], known: Mapping[int, Known]) -> None:
+    """Add to existing parents' logs that they have new children: (parent, child), each parent's in ascending order.
+
+    Additions that follow each other within a minute become one line, which moves to the end of the feed.
+    """
+    session.write_events()
+    added: dict[int, list[int]] = defaultdict(list)
+    for parent, child in edges:
+        added[parent].append(child)
+    parameters = {"jobs": list(added), "since": session.now_ms - _TOGETHER_MS}
+    moved: list[dict[str, Any]] = [
+        {"old_seq": row.seq, "text": _addition(added.pop(row.job_id), row.message)}
+        for row in session.connection.execute(_LATEST_ADDITIONS, parameters).all()
+    ]
+    for parent, children in added.items():
+        session.record(parent, _CHILD_ADDED, known[parent].status, _addition(children))
+    if moved:
+        first = session.allocate("event", len(moved))
+        rows = [{**row, "new_seq": first + place, "now": session.now_ms} for place, row in enumerate(moved)]
+        session.connection.execute(_MOVE, rows)
+
+
+def _addition(children: Sequence[int], before: str = "") -> str:
+    """Return the words for new children, `before` being those for the ones that came before them."""
+    count, first = len(children), children[0]
+    if earlier := _ADDITION.fullmatch(before):
+        count, first = count + int(earlier["count"] or 1), int(earlier["first"])
+    return f"job {first}" if count == 1 else f"{count} jobs, {first} to {children[-1]}"
+
+
+_CHILD_ADDED: Final = "child added"
+_TOGETHER_MS: Final = 60_000
+_ADDITION: Final = re.compile(r"(?:job |(?P<count>\d+) jobs, )(?P<first>\d+)(?: to \d+)?")
+# Where the newest line of a log is of that kind, and not too old.
+_LATEST_ADDITIONS: Final = sa.select(event.c.seq, event.c.job_id, event.c.message).where(
+    event.c.seq.in_(
+        sa.select(sa.func.max(event.c.seq)).where(event.c.job_id.in_(listed("jobs"))).group_by(event.c.job_id)
+    ),
+    event.c.event == _CHILD_ADDED,
+    event.c.at >= sa.bindparam("since"),
+)
+_MOVE: Final = (
+    sa.update(event)
+    .where(event.c.seq == sa.bindparam("old_seq"))
+    .values(seq=sa.bindparam("new_seq"), at=sa.bindparam("now"), message=sa.bindparam("text"))
+)
+
+
+_ABOVE: Final = (
+    sa.select(job.c.id, job.c.status, job.c.pause_wished)
+    .join(job_edge, job_edge.c.parent_id == job.c.id)
+    .where(job_edge.c.child_id.in_(listed("jobs")))
+)
+
+
+def _in_paused_tree(connection: sa.Connection, settled_id: int) -> bool:
+    """Tell whether the nearest unsettled jobs above a settled one are all paused."""
+    nearest: list[bool] = []
+    level, seen = {settled_id}, {settled_id}
+    while level:
+        above: set[int] = set()
+        for row in connection.execute(_ABOVE, {"jobs": level}):
+            if row.status in SETTLED:
+                above.add(row.id)
+            else:
+                nearest.append(row.pause_wished)
+        level = above - seen
+        seen |= level
+    return bool(nearest) and all(nearest)
 
 
 def _unknown(place: str, job_id: int) -> str:

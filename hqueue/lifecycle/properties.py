@@ -86,7 +86,7 @@ PROPERTIES: Final[dict[str, tuple[_Place, ...]]] = {
     "onChildError": (_hook("on_child_error"),),
     "onError": (_hook("on_error"),),
     "onSuccess": (_hook("on_success"),),
-    "priority": (_column(job.c.priority, "priority"),),
+    "priority": (_column(job.c.priority, lambda spec: spec.priority or 0),),
     "resources": (_needs("resources", lambda spec: tuple(sorted((spec.resources or {}).items()))),),
     "shell": (_column(job_spec.c.shell, "shell"),),
     "submittedBy": (_column(job_spec.c.submitted_by, lambda spec: spec.submitted_by or ""),),

@@ -1,4 +1,4 @@
-"""The other clients of a run that has several: reserved for as long as it is open."""
+"""The other clients of a run that has several: taken for as long as it is open, and kept among the job's clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hqueue.schema import client, job, reservation, run
 from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from hqueue.store import Session
 
@@ -25,18 +25,6 @@ def reserve(session: Session, others: Mapping[int, Sequence[int]]) -> None:
         session.connection.execute(sa.insert(reservation), rows)
 
 
-def release(session: Session, run_ids: Collection[int]) -> None:
-    """Let the other clients of runs go: they are over."""
-    if run_ids:
-        session.connection.execute(sa.delete(reservation).where(_OF_RUNS), {"runs": run_ids})
-
-
-def release_closed(session: Session) -> None:
-    """Remove the reservations of runs that are over; they count for nothing any more."""
-    over = sa.select(run.c.id).where(run.c.id == reservation.c.run_id, run.c.closed_at.is_not(None)).exists()
-    session.connection.execute(sa.delete(reservation).where(over))
-
-
 def release_client(session: Session, client_id: int, why: str) -> None:
     """Take a client that is gone out of the runs that have reserved it; their jobs go on.
 
@@ -46,12 +34,13 @@ def release_client(session: Session, client_id: int, why: str) -> None:
         sa.select(reservation.c.run_id, job.c.id, job.c.status)
         .join(run, run.c.id == reservation.c.run_id)
         .outerjoin(job, job.c.run_id == run.c.id)
-        .where(reservation.c.client_id == client_id)
+        .where(reservation.c.client_id == client_id, run.c.open_job_id > 0)
     )
     rows = session.connection.execute(query).all()
     if not rows:
         return
-    session.connection.execute(sa.delete(reservation).where(reservation.c.client_id == client_id))
+    gone = sa.delete(reservation).where(reservation.c.client_id == client_id, _OF_RUNS)
+    session.connection.execute(gone, {"runs": [row.run_id for row in rows]})
     for row in rows:
         if row.id is not None:
             session.record(row.id, "note", row.status, f"{why}; the job goes on without it")

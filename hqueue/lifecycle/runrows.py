@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.database import listed
-from hqueue.lifecycle import reservations
 from hqueue.schema import job, run
 from hqueue.states import Wish
 from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler
@@ -121,13 +120,12 @@ def abandon(session: Session, run_ids: Collection[int]) -> None:
 def fence(session: Session, run_ids: Collection[int], why: str = "") -> None:
     """Close those of the runs that are open as lost, without proof of death: their clients are to kill them.
 
-    Writes: runs, reservations; the output of a deleted job goes.
+    Writes: runs; the output of a deleted job goes.
     """
     rows = session.connection.execute(_OPEN, {"runs": run_ids}).all() if run_ids else ()
     if not rows:
         return
     session.connection.execute(_FENCE, {"runs": [row.id for row in rows], "now": session.now_ms, "text": why})
-    reservations.release(session, [row.id for row in rows if row.hosts > 1])
     session.after_commit(WakeScheduler())
     for row in rows:
         session.after_commit(WakeClient(row.client_id))

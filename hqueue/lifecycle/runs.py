@@ -283,7 +283,6 @@ def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
             for row, report in ended
         ],
     )
-    reservations.release(session, [row.id for row, _ in ended if row.hosts > 1])
 
 
 def store_progress(session: Session, progress: Mapping[int, tuple[float, float]]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 
 from hqueue.database import listed
-from hqueue.lifecycle import blocklist, properties, trees
+from hqueue.lifecycle import blocklist, properties, repeats, trees
 from hqueue.lifecycle.bulk import fall_under
-from hqueue.lifecycle.links import Attachment
+from hqueue.lifecycle.links import Attachment, record_additions
 from hqueue.lifecycle.properties import Part
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.lifecycle.rows import load
@@ -21,9 +21,11 @@ from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus, by_
 from hqueue.store import Session, WakeScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from hqueue.jobspec import JobSpec, SpecGraph
+
+T = TypeVar("T")
 
 
 class _Submission:
@@ -44,6 +46,7 @@ class _Submission:
         self._conditions_of: dict[int, tuple[Condition, ...]] = {}  # existing roots
         self._attached = Attachment(self._connection, graph, parent_id, child_ids)
         self._is_tree = True
+        self._children_first = _children_first(graph.jobs)
 
     def run(self) -> list[int]:
         self._attached.check()
@@ -51,10 +54,11 @@ class _Submission:
         if not count:
             return []
         first_id = self._session.allocate("job", count)
-        roots = [self._attached.root(index, first_id) for index in range(count)]
-        submitters = self._submitters()
-        statuses, unsettled, unsuccessful = self._statuses()
+        roots = self._inherited(self._attached.root, lambda index: first_id + index)
+        submitters = self._inherited(lambda index: jobs[index].submitted_by, self._of_parent("submitted_by", ""))
+        priorities = self._inherited(lambda index: jobs[index].priority, self._of_parent("priority", 0))
         parents_of = self._parents()
+        statuses, unsettled, unsuccessful = self._statuses(self._paused(parents_of))
         self._is_tree = self._forms_tree(parents_of)
         sums = self._sums(statuses)
         job_rows, spec_rows = [], []
@@ -70,9 +74,10 @@ class _Submission:
                     "is_root": not parents_of[index],
                     "status": status,
                     "requirement_id": self._requirement_id(spec, conditions),
+                    "priority": priorities[index],
                     "has_command": spec.command is not None,
                     "command_done": False,
-                    "pause_wished": False,
+                    "pause_wished": status is JobStatus.PAUSED,
                     "held_by_bulk": False,
                     "children_total": len(spec.children) + len(self._attached.children(index)),
                     "children_unsettled": unsettled[index],
@@ -105,18 +110,36 @@ class _Submission:
         self._tell_parents(first_id, statuses, parents_of, sums)
         return list(range(first_id, first_id + count))
 
-    def _submitters(self) -> list[str]:
-        """A child without one takes its parent's; what stands around a specification comes before it in the list."""
-        names: list[str] = []
-        for index, spec in enumerate(self._jobs):
-            if spec.submitted_by is not None:
-                names.append(spec.submitted_by)
-            elif spec.parent is not None:
-                names.append(names[spec.parent])
-            else:
-                parents = self._attached.parents(index)
-                names.append(self._attached.known[parents[0]].submitted_by if parents else "")
-        return names
+    def _inherited(self, own: Callable[[int], T | None], otherwise: Callable[[int], T]) -> list[T]:
+        """Return a value per job: its own, else that of its parent in the submission, else what else there is."""
+        values: dict[int, T] = {}
+        for index in reversed(self._children_first):
+            value, parent = own(index), self._jobs[index].parent
+            if value is None:
+                value = otherwise(index) if parent is None else values[parent]
+            values[index] = value
+        return [values[index] for index in range(len(self._jobs))]
+
+    def _of_parent(self, name: str, default: T) -> Callable[[int], T]:
+        """Return what tells a value of a job's first existing parent."""
+
+        def value(index: int) -> T:
+            parents = self._attached.parents(index)
+            return getattr(self._attached.known[parents[0]], name) if parents else default
+
+        return value
+
+    def _paused(self, parents_of: Sequence[Sequence[int]]) -> list[bool]:
+        """Tell which jobs wait from the start, for all their parents are paused; with one that goes on they go on."""
+        paused = [False] * len(self._jobs)
+        outside = self._attached.paused()
+        if outside:
+            for index in reversed(self._children_first):
+                parents = parents_of[index]
+                paused[index] = bool(parents) and all(
+                    parent in outside if parent >= 0 else paused[-1 - parent] for parent in parents
+                )
+        return paused
 
     def _conditions(self, index: int, roots: Sequence[int], first_id: int) -> tuple[Condition, ...]:
         own = self._jobs[index].conditions
@@ -145,12 +168,12 @@ class _Submission:
             known = self._requirements[wanted] = requirement_id(self._session, wanted)
         return known
 
-    def _statuses(self) -> tuple[list[JobStatus], list[int], list[int]]:
+    def _statuses(self, paused: Sequence[bool]) -> tuple[list[JobStatus], list[int], list[int]]:
         """Return each job's status by its children, and how many of them are unsettled and unsuccessful."""
         count = len(self._jobs)
         statuses: list[JobStatus] = [JobStatus.QUEUED] * count
         unsettled, unsuccessful = [0] * count, [0] * count
-        for index in self._children_first():
+        for index in self._children_first:
             spec = self._jobs[index]
             below = [statuses[child] for child in spec.children]
             below += [self._attached.known[child].status for child in self._attached.children(index)]
@@ -161,7 +184,7 @@ class _Submission:
                 unsuccessful=unsuccessful[index],
                 has_command=spec.command is not None,
                 command_done=False,
-                pause_wished=False,
+                pause_wished=paused[index],
             )
         return statuses, unsettled, unsuccessful
 
@@ -183,26 +206,10 @@ class _Submission:
             for spec, status in zip(self._jobs, statuses, strict=True)
         ]
         if self._is_tree:
-            for index in self._children_first():
+            for index in self._children_first:
                 if self._jobs[index].children:
                     sums[index] = trees.total([sums[index], *(sums[child] for child in self._jobs[index].children)])
         return sums
-
-    def _children_first(self) -> Iterable[int]:
-        """Yield the indexes so that every job comes after those below it."""
-        done = [False] * len(self._jobs)
-        for start in range(len(self._jobs)):
-            stack = [start]
-            while stack:
-                index = stack[-1]
-                waiting = [] if done[index] else [child for child in self._jobs[index].children if not done[child]]
-                if waiting:
-                    stack.extend(waiting)
-                    continue
-                stack.pop()
-                if not done[index]:
-                    done[index] = True
-                    yield index
 
     def _parents(self) -> list[list[int]]:
         """Return, per job, its parents: existing ones by id, new ones by -1 - index."""
@@ -274,8 +281,7 @@ class _Submission:
             trees.add(self._connection, {child: sums[child - first_id] for _, child in edges})
         else:
             trees.mark(self._connection, sorted(totals))
-        for parent, child in edges:
-            self._session.record(parent, "child added", self._attached.known[parent].status, f"job {child}")
+        record_additions(self._session, edges, self._attached.known)
         # A child that has failed at once (through an existing one below it) counts as one that fails later.
         failing = [
             key for key in totals if unsuccessful[key] and self._attached.known[key].status is not JobStatus.FAILED
@@ -306,9 +312,36 @@ def submit(
 ) -> list[int]:
     """Store the jobs of a graph and return their ids, in the graph's order.
 
-    Errors: UnknownJobError, CyclicGraphError, JobStateError; nothing is stored then.
+    A submission that has a submissionId and is stored already is not stored again.
+    Errors: UnknownJobError, CyclicGraphError, JobStateError, InvalidSpecError; nothing is stored then.
     """
-    return _Submission(session, graph, parent_id, child_ids).run()
+    key = repeats.key_of(graph, parent_id, child_ids) if graph.jobs else None
+    known = None if key is None else repeats.find(session, key)
+    if known is not None:
+        return known
+    ids = _Submission(session, graph, parent_id, child_ids).run()
+    if key is not None:
+        repeats.keep(session, key, ids)
+    return ids
+
+
+def _children_first(jobs: Sequence[JobSpec]) -> list[int]:
+    """Return the indexes so that every job comes after those below it."""
+    order: list[int] = []
+    done = [False] * len(jobs)
+    for start in range(len(jobs)):
+        stack = [start]
+        while stack:
+            index = stack[-1]
+            waiting = [] if done[index] else [child for child in jobs[index].children if not done[child]]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            if not done[index]:
+                done[index] = True
+                order.append(index)
+    return order
 
 
 def _spec_row(job_id: int, spec: JobSpec, submitted_by: str) -> dict[str, Any]:

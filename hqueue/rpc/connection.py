@@ -67,28 +67,10 @@ class Connection:
     """The state of one connection."""
 
     __slots__ = (
-        "_block",
-        "_body",
-        "_ended",
-        "_events",
-        "_head",
-        "_host",
-        "_inbox",
-        "_last",
-        "_leaving",
-        "_moved",
-        "_outbox",
-        "_receiving",
-        "_socket",
-        "_write_end",
-        "busy",
-        "closed",
-        "deadline",
-        "moved_at",
-        "peer",
-        "share",
-        "unsent",
-    )
+        "_block", "_body", "_ended", "_events", "_head", "_host", "_inbox", "_last", "_leaving", "_moved",
+        "_outbox", "_receiving", "_socket", "_write_end", "busy", "closed", "deadline", "moved_at", "peer",
+        "share", "unsent",
+    )  # fmt: skip
 
     def __init__(self, accepted: socket.socket, peer: str, host: Host) -> None:
         self.peer = peer

@@ -61,13 +61,14 @@ class Batch:
     def running_jobs(self) -> Mapping[int, list[int]]:
         """The ids of the jobs that have an open run on each client, or have reserved it for one."""
         # The jobs themselves, because a deleted one leaves an open run behind until its death is proved.
-        query = sa.select(run.c.client_id, job.c.id).join(job, job.c.id == run.c.open_job_id).order_by(job.c.id)
-        found = self._lists(query, run.c.client_id)
+        # Sorted here and not by the database, which would go through all jobs to have them in order.
+        query = sa.select(run.c.client_id, job.c.id).join(job, job.c.id == run.c.open_job_id)
+        found = self._lists(query.where(run.c.closed_at.is_(None)), run.c.client_id)
         reserved = sa.select(reservation.c.client_id, job.c.id).join(run, run.c.id == reservation.c.run_id)
         reserved = reserved.join(job, job.c.id == run.c.open_job_id)
         for client_id, job_ids in self._lists(reserved, reservation.c.client_id).items():
-            found[client_id] = sorted([*found[client_id], *job_ids])
-        return found
+            found[client_id] += job_ids
+        return {client_id: sorted(job_ids) for client_id, job_ids in found.items()}
 
     @cached_property
     def notes(self) -> Mapping[int, LatestNote]:

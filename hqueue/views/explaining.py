@@ -95,11 +95,7 @@ class Explainer:
         if hold is None or not hold.clients:
             return []
         facts = {view.id: view.facts for view in self._reader.clients(self._connection)}
-        return [
-            {"id": each, "hostname": facts[each].hostname, "name": facts[each].name}
-            for each in hold.clients
-            if each in facts
-        ]
+        return [shown_client(each, facts[each], master=False) for each in hold.clients if each in facts]
 
     def _held_for_others(self, row: Any) -> tuple[Hold, ...]:
         """Return what is kept for jobs that come before."""
@@ -141,3 +137,8 @@ _EARLIER_RUNS: Final = (
     .join(client, client.c.id == run.c.client_id)
     .where(run.c.open_job_id.in_(listed("jobs")))
 )
+
+
+def shown_client(client_id: int, named: Any, *, master: bool) -> dict[str, Any]:
+    """Return a client of a job for the wire; `master`: the command runs there."""
+    return {"id": client_id, "clientId": client_id, "hostname": named.hostname, "name": named.name, "master": master}

@@ -196,7 +196,7 @@ _IN_USE: Final = sa.union_all(
     .group_by(run.c.requirement_id, run.c.client_id),
     sa.select(reservation.c.client_id, run.c.requirement_id, sa.literal(_RESERVED), sa.func.count())
     .join(run, run.c.id == reservation.c.run_id)
-    .where(run.c.closed_at.is_(None))
+    .where(run.c.open_job_id > 0)
     .group_by(run.c.requirement_id, reservation.c.client_id),
     sa.select(run.c.client_id, run.c.requirement_id, sa.literal(_FENCED), sa.func.count())
     .where(run.c.fenced)
@@ -206,6 +206,6 @@ _TIMES: Final = sa.union_all(
     sa.select(run.c.client_id, run.c.assigned_at).where(run.c.open_job_id > 0),
     sa.select(reservation.c.client_id, run.c.assigned_at)
     .join(run, run.c.id == reservation.c.run_id)
-    .where(run.c.closed_at.is_(None)),
+    .where(run.c.open_job_id > 0),
     sa.select(run.c.client_id, run.c.assigned_at).where(run.c.fenced),
 )

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.clock import from_ms, to_ms
+from hqueue.clock import to_ms
 from hqueue.database import listed
 from hqueue.lifecycle.notes import NO_THREAD, LatestNote, latest_notes_of_jobs
 from hqueue.lifecycle.requirements import read_requirement
 from hqueue.lifecycle.runs import fraction
 from hqueue.matching import conditions_as_dicts
-from hqueue.schema import client, event, job, job_edge, job_spec, requirement, reservation, run
+from hqueue.schema import client, job, job_edge, job_spec, requirement, reservation, root_block, run
 from hqueue.states import SETTLED, JobStatus
 from hqueue.views.attribute import Attribute, Shape, columns_of, date, from_json, optional_date, plain
-from hqueue.views.explaining import Explainer
+from hqueue.views.explaining import Explainer, shown_client
+from hqueue.views.joblog import JobLog
 from hqueue.views.rollups import UNKNOWN_ETA, Rollups
 
 if TYPE_CHECKING:
@@ -60,28 +61,25 @@ class Batch:
 
     @cached_property
     def clients(self) -> Mapping[int, list[dict[str, Any]]]:
-        """The clients that run or ran each job: the current one first, then the newest."""
-        found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        """The clients that run or ran each job, or were reserved for it: those of the current run, then the newest."""
+        found: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
         for row in self._connection.execute(_CLIENTS, {"ids": self._having("attempts")}).all():
-            found[row.job_id].append({"id": row.id, "hostname": row.hostname, "name": row.name})
-        for row in self._connection.execute(_RESERVED, {"ids": self._having("attempts")}):
-            also = {"id": row.id, "hostname": row.hostname, "name": row.name}
-            earlier = found[row.job_id]
-            earlier[1:] = [also, *(each for each in earlier[1:] if each != also)]
-        return found
+            found[row.job_id].setdefault(row.id, shown_client(row.id, row, master=bool(row.master)))
+        return {job_id: list(clients.values()) for job_id, clients in found.items()}
 
     @cached_property
-    def logs(self) -> Mapping[int, list[dict[str, Any]]]:
-        """The log of each job, oldest line first."""
-        found: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for job_id, at, name, status, message in self.log_lines:
-            found[job_id].append({"date": from_ms(at), "event": name, "status": status, "message": message})
-        return found
+    def warned(self) -> Mapping[int, bool]:
+        """Those of the jobs that are to warn of blocked clients."""
+        query = sa.select(root_block.c.root_id).where(
+            root_block.c.root_id.in_(listed("ids")), root_block.c.blocked_json != "[]"
+        )
+        blocked = set(self._connection.execute(query, {"ids": sorted(set(self.columns["root_id"]))}).scalars())
+        return {row.id: True for row in self.rows if row.show_blocked_warning and row.root_id in blocked}
 
     @cached_property
-    def log_lines(self) -> Sequence[Any]:
-        """The lines of all the logs, (job id, at, event, status, message), by job and oldest first."""
-        return self._connection.execute(_LOGS, {"ids": self.ids}).all()
+    def log(self) -> JobLog:
+        """The logs of the jobs."""
+        return JobLog(self._connection, self.ids)
 
     @cached_property
     def columns(self) -> Mapping[str, Sequence[Any]]:
@@ -228,9 +226,9 @@ def _overall_progress(row: Any, batch: Batch) -> float:
     return 1.0 if row.status == JobStatus.SUCCEEDED else batch.progress(row)
 
 
-def _eta(row: Any, batch: Batch) -> int:
+def _eta(row: Any, batch: Batch) -> float:
     if row.status in SETTLED:
-        return 0
+        return 0.0
     if row.children_total:
         return batch.rollups.eta_s(row.id)
     progress = batch.progress(row)
@@ -238,7 +236,7 @@ def _eta(row: Any, batch: Batch) -> int:
     if row.status != JobStatus.RUNNING or not progress or last is None or last.started_at is None:
         return UNKNOWN_ETA
     elapsed_s = max(0, batch.now_ms - int(last.started_at)) / 1000
-    return math.ceil(elapsed_s * (1 - progress) / progress)
+    return float(math.ceil(elapsed_s * (1 - progress) / progress))
 
 
 def _ui_status(row: Any, batch: Batch) -> str:
@@ -271,7 +269,9 @@ _DEFAULT: Final[dict[str, Attribute[Batch]]] = {
     "childCounts": Attribute(_child_counts, _COUNTERS),
     "children": _related(lambda batch: batch.children, *_TREE),
     "clients": _related(
-        lambda batch: batch.clients, job.c.attempts, key=lambda ran: tuple([each["id"] for each in ran])
+        lambda batch: batch.clients,
+        job.c.attempts,
+        key=lambda ran: tuple([(each["id"], each["master"]) for each in ran]),
     ),
     "clientsOnHold": Attribute(
         lambda row, batch: batch.explainer.clients_on_hold(row.id), related=lambda batch: batch.live_farm.holds
@@ -283,7 +283,7 @@ _DEFAULT: Final[dict[str, Attribute[Batch]]] = {
     "ETA": Attribute(_eta, (job.c.status,), own=_AT_WORK, also=(job.c.progress, job.c.started_at), elsewhere=True),
     "id": plain(job.c.id, Shape.NUMBER),
     "latestNote": _note(lambda note: note.text),
-    "logs": Attribute(lambda row, batch: batch.logs.get(row.id, []), shape=Shape.LOG, elsewhere=True),
+    "logs": Attribute(lambda row, batch: batch.log.logs(row.id), shape=Shape.LOG, elsewhere=True),
     "name": plain(job.c.name, Shape.TEXT),
     "overallProgress": Attribute(
         _overall_progress, (job.c.status, job.c.counted, job.c.progress), own=_AT_WORK, elsewhere=True
@@ -293,7 +293,12 @@ _DEFAULT: Final[dict[str, Attribute[Batch]]] = {
     "progress": Attribute(lambda row, batch: batch.progress(row), (job.c.progress,), own=(job.c.run_id,)),
     "queueTime": date(job.c.queued_at),
     "resources": _required(lambda wanted: dict(wanted.resources) or None),
-    "showBlockedClientsWarning": plain(job_spec.c.show_blocked_warning),
+    "showBlockedClientsWarning": Attribute(
+        lambda row, batch: row.id in batch.warned,
+        also=(job.c.root_id, job_spec.c.show_blocked_warning),
+        related=lambda batch: batch.warned,
+        key=lambda _: (),
+    ),
     "startTime": Attribute(_start_time, (job.c.started_at,), own=_TREE, shape=Shape.MOMENT, elsewhere=True),
     "status": plain(job.c.status),
     "submittedBy": plain(job_spec.c.submitted_by),
@@ -324,6 +329,7 @@ _ON_REQUEST: Final[dict[str, Attribute[Batch]]] = {
     "command": from_json(job_spec.c.command_json),
     "environment": from_json(job_spec.c.environment_json),
     "exitCode": plain(job.c.exit_code),
+    "history": Attribute(lambda row, batch: batch.log.history(row.id), apart=lambda _: True, elsewhere=True),
     "inheritsConditions": plain(job_spec.c.inherits_conditions),
     "maxHosts": _required(lambda wanted: wanted.max_hosts),
     "maxTime": plain(job_spec.c.max_time_s),
@@ -338,34 +344,23 @@ DEFAULT_JOB_ATTRIBUTES: Final = tuple(_DEFAULT)
 NARROW: Final = frozenset(name for name, each in JOB_ATTRIBUTES.items() if each.stands_in(job))
 
 _IDS: Final = listed("ids")
-_RAN: Final = (
-    sa.select(
-        run.c.job_id,
-        run.c.client_id,
-        sa.func.max(run.c.id).label("newest"),
-        sa.func.max(sa.case((run.c.open_job_id.is_not(None), 1), else_=0)).label("current"),
-    )
-    .where(run.c.job_id.in_(_IDS))
-    .group_by(run.c.job_id, run.c.client_id)
-    .subquery()
-)
-_CLIENTS: Final = (
-    sa.select(_RAN.c.job_id, client.c.id, client.c.hostname, client.c.name)
-    .join(client, client.c.id == _RAN.c.client_id)
-    .order_by(_RAN.c.job_id, _RAN.c.current.desc(), _RAN.c.newest.desc())
-)
-# The other clients of the current run, in the reverse of their order.
-_RESERVED: Final = (
-    sa.select(run.c.job_id, client.c.id, client.c.hostname, client.c.name)
+_RUN_OF: Final = (run.c.job_id, run.c.id.label("run_id"), run.c.open_job_id)
+_TAKEN: Final = sa.union_all(
+    sa.select(*_RUN_OF, run.c.client_id, sa.literal(1).label("master")).where(run.c.job_id.in_(_IDS)),
+    sa.select(*_RUN_OF, reservation.c.client_id, sa.literal(0))
     .join(reservation, reservation.c.run_id == run.c.id)
-    .join(client, client.c.id == reservation.c.client_id)
-    .where(run.c.open_job_id.in_(_IDS))
-    .order_by(client.c.id.desc())
-)
-_LOGS: Final = (
-    sa.select(event.c.job_id, event.c.at, event.c.event, event.c.status, event.c.message)
-    .where(event.c.job_id.in_(_IDS))
-    .order_by(event.c.job_id, event.c.seq)
+    .where(run.c.job_id.in_(_IDS), run.c.hosts > 1),
+).subquery()
+_CLIENTS: Final = (
+    sa.select(_TAKEN.c.job_id, client.c.id, client.c.hostname, client.c.name, _TAKEN.c.master)
+    .join(client, client.c.id == _TAKEN.c.client_id)
+    .order_by(
+        _TAKEN.c.job_id,
+        sa.case((_TAKEN.c.open_job_id.is_not(None), 0), else_=1),
+        _TAKEN.c.run_id.desc(),
+        _TAKEN.c.master.desc(),
+        client.c.id,
+    )
 )
 _NEWEST: Final = sa.select(sa.func.max(run.c.id)).where(run.c.job_id.in_(_IDS)).group_by(run.c.job_id)
 _LAST_RUNS: Final = sa.select(run.c.job_id, run.c.started_at, run.c.closed_at).where(run.c.id.in_(_NEWEST))

@@ -7,7 +7,6 @@ the whole row takes them in.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from hqueue import wire
@@ -30,6 +29,7 @@ _INT32: Final = 2**31
 _NIL: Final = wire.dumps_value(None)
 _EMPTY: Final = wire.dumps_value([])
 _LIST: Final = _EMPTY.partition(b"</data>")
+_PAIR: Final = b"%b%%b%%b%b%b" % _LIST
 
 
 def answer(
@@ -137,13 +137,14 @@ class _Columns:
         return found
 
     def _logs(self) -> list[bytes]:
-        dates, texts = self._dates, _Texts()
-        lines: dict[int, list[bytes]] = defaultdict(list)
-        for job_id, at, event, status, message in self._batch.log_lines:
-            lines[job_id].append(_LOG_LINE % (dates[at // 1000], texts[event], texts[status], texts[message]))
+        dates, texts, lines = self._dates, _Texts(), self._batch.log.lines
         before, end, after = _LIST
-        ids = self._batch.ids
-        return [b"".join((before, *lines[job_id], end, after)) if job_id in lines else _EMPTY for job_id in ids]
+        return [
+            b"".join((before, *[_PAIR % (texts[text], dates[at // 1000]) for at, text in lines[job_id]], end, after))
+            if job_id in lines
+            else _EMPTY
+            for job_id in self._batch.ids
+        ]
 
 
 def numbers(values: Sequence[int]) -> list[bytes]:
@@ -175,8 +176,3 @@ class _Texts(dict[str, bytes]):
     def __missing__(self, text: str) -> bytes:
         element = self[text] = wire.dumps_value(text)
         return element
-
-
-_LOG_LINE: Final = b"<value><struct>%b</struct></value>" % b"".join(
-    [b"<member><name>%b</name>%%b</member>" % name for name in (b"date", b"event", b"status", b"message")],
-)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hqueue.live import LiveFarm
 
-UNKNOWN_ETA: Final = -1
+UNKNOWN_ETA: Final = -1.0
 _ORIGINS: Final = 500  # trees in one statement
 # Up to this size a tree is read for its ETA, so that what waits goes by its own siblings; a larger one by the mean of
 # the whole, which is kept with every change.
@@ -91,7 +91,7 @@ class Rollups:
         live = sum(each.live for each in self._at_work.get(job_id, ()) if each.counted)
         return min(1.0, max(0.0, (tree.settled_progress + live) / tree.counted))
 
-    def eta_s(self, job_id: int) -> int:
+    def eta_s(self, job_id: int) -> float:
         """Return the seconds to the end of an unsettled tree; UNKNOWN_ETA while there is no basis.
 
         What is at work by its progress and its time so far; what waits, and what says nothing of its progress, by the
@@ -114,7 +114,7 @@ class Rollups:
         if silent and mean_ms is None:
             return UNKNOWN_ETA
         left_ms += sum(max(0.0, (mean_ms or 0) - elapsed_ms) for elapsed_ms in silent)
-        return math.ceil(left_ms / 1000 / self.clients_at_work(job_id))
+        return float(math.ceil(left_ms / 1000 / self.clients_at_work(job_id)))
 
     @cached_property
     def _at_work(self) -> dict[int, list[AtWork]]:

@@ -215,6 +215,9 @@ def test_the_server_ends_in_order(
     deaths = [record for record in caplog.records if record.getMessage().endswith(" died") and record.exc_info]
     assert ERROR in {record.exc_info[1] for record in deaths if record.exc_info}
     assert process.ended is (end is watcher)
+    heartbeat: Future[None] = Future()
+    sick.scheduler.await_tick(heartbeat)
+    assert heartbeat.done()  # there are no ticks to wait for
     # The store was let go of, and the port.
     assert isinstance(call(sick.url, "ping"), ConnectionRefusedError)
     after = Store(config.database_url, clock=SystemClock())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -208,6 +209,7 @@ class TestCommands:
         nul = farm.result(farm.submit("true", environment={"A=B": "c"}))
         big = farm.result(farm.submit("true", environment={"BIG": "x" * 200_000}))
         (client.folder / "runs").rename(client.folder / "elsewhere")
+        (client.folder / "runs").write_text("in the way")
         disk = farm.result(farm.submit("true"))
         assert {report.outcome for report in (shell, nul, big, disk)} == {"refused"}
         assert [report.fault for report in (shell, nul, big, disk)] == ["shell", "job", "job", "machine"]
@@ -215,7 +217,17 @@ class TestCommands:
         assert "A=B" in nul.message
         assert "Argument list too long" in big.message
         assert str(client.folder / "runs") in disk.message
-        (client.folder / "elsewhere").rename(client.folder / "runs")
+        (client.folder / "runs").unlink()
+        assert farm.result(farm.submit("true")).outcome == "exited"
+
+    def test_a_folder_that_is_removed_while_a_command_runs(self, farm: Farm, client: Client, tmp_path: Path) -> None:
+        token = farm.submit(f"echo vorher; {hold(tmp_path)}; echo nachher")
+        farm.until(lambda: farm.text(token) == "vorher\n")
+        shutil.rmtree(client.folder / "runs")
+        (tmp_path / "go").touch()
+        report = farm.result(token)
+        assert (report.outcome, report.exit_code) == ("exited", 0)
+        assert report.lost_output == "its file was removed, with 0 bytes or more"
         assert farm.result(farm.submit("true")).outcome == "exited"
 
     def test_what_is_news_does_not_wait_for_the_next_heartbeat(

@@ -113,6 +113,6 @@ def test_the_runners_death_is_proved_before_its_jobs_run_again(tmp_path):
             assert proxy.getJob(job_id, ["status"])["status"] == "succeeded"
             assert "twice at the same time" not in proxy.getJobOutput(job_id)
             assert len((log / str(job_id)).read_text().splitlines()) == 2
-            messages = [entry["message"] for entry in proxy.getJob(job_id, ["logs"])["logs"]]
+            messages = [entry["message"] for entry in proxy.getJob(job_id, ["history"])["history"]]
             assert any(re.search(r"lost", message) for message in messages), messages
         farm.check()

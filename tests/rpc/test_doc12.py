@@ -320,9 +320,9 @@ def test_doc12_getJobs(api):
     assert job["clientsOnHold"] == []
     assert job["conditions"] == [{"type": "client", "name": "hostname", "op": "==", "value": "farm-ü"}]
     assert job["endTime"] is None  # "Is set to None if the job has not finished."
-    assert job["ETA"] == -1  # "Is set to -1 if the ETA cannot be determined."
+    assert (job["ETA"], type(job["ETA"])) == (-1.0, float)  # "Is set to -1 if the ETA cannot be determined."
     assert job["id"] == first
-    assert [line["event"] for line in job["logs"]] == ["submitted"]
+    assert [text for text, _ in job["logs"]] == ["submitted"]
     assert job["name"] == "Kind-ä"
     assert job["latestNote"] == ""  # "An empty string is returned if there is no corresponding thread."
     assert job["overallProgress"] == 0.0
@@ -344,7 +344,7 @@ def test_doc12_getJobs(api):
     api.addNote("schaut gut aus", None, first)
     names = ["clients", "latestNote", "overallProgress", "progress", "status", "uiStatus", "threadId"]
     assert api.getJob(first, names) == {
-        "clients": [{"id": machine.id, "hostname": "farm-ü", "name": ""}],
+        "clients": [{"id": machine.id, "clientId": machine.id, "hostname": "farm-ü", "name": "", "master": True}],
         "latestNote": "schaut gut aus",
         "overallProgress": 0.5,
         "progress": 0.5,
@@ -435,7 +435,7 @@ def test_doc12_getPriorityChangedEventNames(api):
     assert api.getPriorityChangedEventNames() == ["priority changed"]
     job_id = api.newjob({"name": "x", "command": "c"})[0]
     api.setJobPriority([job_id], 3)
-    assert api.getJob(job_id, ["logs"])["logs"][-1]["event"] in api.getPriorityChangedEventNames()
+    assert api.getJob(job_id, ["history"])["history"][-1]["event"] in api.getPriorityChangedEventNames()
 
 
 def test_doc12_getprogress(api):
@@ -460,7 +460,7 @@ def test_doc12_getRescheduledEventNames(api):
     job_id = api.newjob({"name": "x", "command": "c"})[0]
     api.cancelJobs([job_id])
     api.rescheduleJobs([job_id])
-    assert api.getJob(job_id, ["logs"])["logs"][-1]["event"] == "rescheduled"
+    assert api.getJob(job_id, ["history"])["history"][-1]["event"] == "rescheduled"
 
 
 def test_doc12_getResumedEventNames(api):
@@ -468,7 +468,7 @@ def test_doc12_getResumedEventNames(api):
     job_id = api.newjob({"name": "x", "command": "c"})[0]
     api.pauseJobs([job_id])
     api.resumeJobs([job_id])
-    assert api.getJob(job_id, ["logs"])["logs"][-1]["event"] == "resumed"
+    assert api.getJob(job_id, ["history"])["history"][-1]["event"] == "resumed"
 
 
 def test_doc12_getRunningJobStatusNames(api):
@@ -486,7 +486,7 @@ def test_doc12_getStartedJobEventNames(api):
     assert api.getStartedJobEventNames() == ["running"]
     job_id = api.newjob({"name": "x", "command": "c"})[0]
     api.run(job_id, api.farm.machine())
-    assert api.getJob(job_id, ["logs"])["logs"][-1]["event"] == "running"
+    assert api.getJob(job_id, ["history"])["history"][-1]["event"] == "running"
 
 
 def test_doc12_getstatus(api):

@@ -13,6 +13,7 @@ import pytest
 
 from hqueue import errors
 from tests.rpc.test_doc12 import METHODS as FIRST
+from tests.store.scheduling import tick
 
 METHODS = """
 getNetworkFolders getEnvRoot getJobIdsByStatus getJobIdsAssignedToClient readJobOutput getNumWaitingJobs pauseJobs
@@ -158,10 +159,25 @@ def test_doc17_savePermittedClientsList(api, running):
     assert api.getJob(job_id, ["conditions"]) == {"conditions": []}
 
 
-def test_doc17_setShowBlockedClientsWarning(api, running):
+def test_doc17_setShowBlockedClientsWarning(api):
+    machine = api.farm.machine(cpus=1)
+    root, *frames = api.newjob({"name": "Szene", "children": [{"name": "Bild-ä", "command": "c"}] * 5})
+    other = api.newjob({"name": "andere", "command": "c", "priority": 0})[0]
+    shown = ["showBlockedClientsWarning"]
+    assert not any(job["showBlockedClientsWarning"] for job in api.getJobs([root, *frames, other], shown))
+    for _ in range(3):
+        tick(api.farm)
+        machine.beat()
+        machine.end(min(machine.jobs), 1)
+    tick(api.farm)
+    ids = [root, *frames, other] * 10  # so many are written another way
+    expected = [{"showBlockedClientsWarning": job_id != other} for job_id in ids]
+    assert [api.getJob(job_id, shown) for job_id in ids] == api.getJobs(ids, shown) == expected
     for value in (False, True):
-        assert api.setShowBlockedClientsWarning(running[0], value) is True
-        assert api.getJob(running[0], ["showBlockedClientsWarning"]) == {"showBlockedClientsWarning": value}
+        assert api.setShowBlockedClientsWarning(root, value) is True
+        assert api.getJob(root, shown) == {"showBlockedClientsWarning": value}
+        assert api.setShowBlockedClientsWarning(other, value) is True
+        assert api.getJob(other, shown) == {"showBlockedClientsWarning": False}
 
 
 def test_doc17_getClientsByName(api, running):

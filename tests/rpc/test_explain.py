@@ -115,8 +115,8 @@ def test_clients_on_hold(api):
     first.end(small[0])
     tick(api.farm)
     assert api.getJob(wide, ["clientsOnHold"])["clientsOnHold"] == [
-        {"id": first.id, "hostname": "farm-a", "name": ""},
-        {"id": second.id, "hostname": "farm-b", "name": ""},
+        {"id": each.id, "clientId": each.id, "hostname": each.hostname, "name": "", "master": False}
+        for each in (first, second)
     ]
     assert api.getJob(more, ["clientsOnHold", "waitingFor"]) == {
         "clientsOnHold": [],

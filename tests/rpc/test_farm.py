@@ -20,7 +20,7 @@ from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.submission import submit
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.scheduler import Scheduler
-from hqueue.schema import event
+from hqueue.schema import event, note, note_thread
 from hqueue.store import AwaitTick, WakeClient
 from tests.fakes import PATIENCE_S, FakeClock
 
@@ -247,6 +247,68 @@ def test_an_end_counts_only_when_the_whole_output_is_there(client):
     raw = client.logs.path(1, 1).read_text()
     assert "attempt 1 on schmiede-ß" in raw
     assert raw.splitlines()[-1] == "exit 0 after 2.5s"
+
+
+def test_output_that_was_lost_is_told_everywhere(client_everywhere):
+    client = client_everywhere
+    client.submit(*({"name": f"n{i}", "command": "true"} for i in range(2)))
+    good, bad = (each["token"] for each in client.assigned())
+    runs = [listed(good, "ended"), listed(bad, "ended")]
+    client.beat(runs=runs, reports=[ended(good, lostOutput="die Platte war voll"), ended(bad, exitCode=3)])
+    assert client.logs.path(1, 1).read_text().splitlines()[-1] == (
+        "exit 0 after 2.5s; output is missing: die Platte war voll"
+    )
+    assert client.logs.path(2, 2).read_text().splitlines()[-1] == "exit 3 after 2.5s"
+    with client.store.reading() as connection:
+        told = troubles.recent(connection, client.clock.now().timestamp() * 1000, client_id=client.client_id)
+        written = connection.execute(sa.select(note.c.text, note_thread.c.job_id).join(note_thread)).all()
+    assert [each.message for each in told] == ["lost output of a job: die Platte war voll"]
+    assert written == [("output of job 1 is missing, from schmiede-ß: die Platte war voll", 1)]
+
+
+def test_progress_comes_with_output(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    token = assignment["token"]
+    client.beat(runs=[listed(token)])
+    piece = {"token": token, "offset": 0, "data": b"PROGRESS: 1/4\n", "progress": [1, 4]}
+    client.call("output", 1, "k1", [piece])
+    assert client.live_farm.progress[1].numerator == 1
+    # A gap: what it says of the progress comes again with what is missing.
+    client.call("output", 1, "k1", [{**piece, "offset": 99, "progress": [2, 4]}])
+    assert client.live_farm.progress[1].numerator == 1
+
+
+def test_more_output_than_fits_in_a_call(client):
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    pieces = [{"token": assignment["token"], "offset": at, "data": b"x" * size} for at, size in ((0, 1 << 18), (0, 1))]
+    with pytest.raises(InvalidArgumentError, match="pieces hold 262145 bytes in all, but at most 262144 are taken"):
+        client.call("output", 1, "k1", pieces)
+    assert client.logs.length(1, 1) == 0
+    assert client.call("output", 1, "k1", pieces[:1]) == [1 << 18]
+
+
+def test_runs_are_forgotten_however_they_ended(client):
+    client.submit(*({"name": f"n{i}", "command": "x" * 9999} for i in range(3)))
+    first, second, third = (each["token"] for each in client.assigned())
+    runs = [listed(each, progress=[1, 2]) for each in (first, second, third)]
+    client.beat(runs=runs)
+    live = client.live_farm.clients[1]
+    client.beat(runs=runs)
+    assert live.runs.keys() == {first, second, third}
+    assert set(client.live_farm.progress) == {1, 2, 3}
+    client.call("output", 1, "k1", [{"token": first, "offset": 0, "data": b"x"}])
+    assert live.runs[first].assignment is None  # it is in the head of the log
+    client.beat(runs=[listed(first), listed(third)])  # the second is lost
+    assert live.runs.keys() == {first, third}
+    client.call("report", 1, "k1", 1, [ended(third)])
+    assert live.runs.keys() == {first}
+    client.live_farm.leave(1)
+    for _ in range(2):
+        client.live_farm.sweep_progress()
+    assert not client.live_farm.progress
+    assert not live.runs
 
 
 def test_tokens_that_nobody_knows(client):

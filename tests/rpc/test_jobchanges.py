@@ -27,11 +27,11 @@ class TestPriority:
         assert priorities(api, [ids[0], ids[1]]) == [7, 0]
         api.farm.finish_bulk()
         assert priorities(api, [*ids, shared, other]) == [7, 7, 7, 0, 7, 3]
-        log = api.getJob(ids[2], ["logs"])["logs"][-1]
+        log = api.getJob(ids[2], ["history"])["history"][-1]
         assert (log["event"], log["status"], log["message"]) == ("priority changed", "runnable", "0 > 7")
-        before = len(api.getJob(ids[0], ["logs"])["logs"])
+        before = len(api.getJob(ids[0], ["history"])["history"])
         api.setJobPriority([ids[0]], 7)
-        assert len(api.getJob(ids[0], ["logs"])["logs"]) == before
+        assert len(api.getJob(ids[0], ["history"])["history"]) == before
         api.setJobPriority(other, -4)
         assert priorities(api, [other]) == [0]
 
@@ -168,7 +168,7 @@ class TestProperties:
         assert job.pop("inheritsConditions") is False
         assert job == {key: properties[key] for key in job}
         assert api.getJob(untouched) == kept
-        log = api.getJob(job_id, ["logs"])["logs"]
+        log = api.getJob(job_id, ["history"])["history"]
         assert [line["event"] for line in log] == ["submitted", "properties changed", "priority changed"]
         assert "cpus, description" in log[1]["message"]
         assert "priority" not in log[1]["message"]

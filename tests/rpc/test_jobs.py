@@ -81,9 +81,11 @@ class TestAsking:
         job_id = api.newjob(spec)[0]
         job = api.getJob(job_id, list(JOB_ATTRIBUTES))
         now = api.clock.now()
-        (log,) = job.pop("logs")
-        assert log == {"date": log["date"], "event": "submitted", "status": "runnable", "message": ""}
-        assert now - log["date"] < timedelta(seconds=1)
+        ((text, date),) = job.pop("logs")
+        assert (text, now - date < timedelta(seconds=1)) == ("submitted", True)
+        assert job.pop("history") == [
+            {"date": date, "event": "submitted", "status": "runnable", "message": "", "by": ""},
+        ]
         for name in ("queueTime", "runnableTime"):
             assert now - job.pop(name) < timedelta(seconds=1)
         assert job == {
@@ -109,7 +111,7 @@ class TestAsking:
             "priority": 7,
             "progress": 0.0,
             "resources": {"sidefx.license.render": 1},
-            "showBlockedClientsWarning": True,
+            "showBlockedClientsWarning": False,
             "startTime": None,
             "status": "runnable",
             "submittedBy": "jörg",
@@ -137,7 +139,9 @@ class TestAsking:
         api.run(job_id, machine)
         started = api.clock.now()
         job = api.getJob(job_id, ["clients", "startTime", "cmdStartTime", "cmdEndTime", "endTime", "exitCode"])
-        assert job["clients"] == [{"id": machine.id, "hostname": "farm-ü", "name": "zwei"}]
+        assert job["clients"] == [
+            {"id": machine.id, "clientId": machine.id, "hostname": "farm-ü", "name": "zwei", "master": True}
+        ]
         assert started - job["startTime"] < timedelta(seconds=1)
         assert job["cmdEndTime"] is job["endTime"] is job["exitCode"] is None
         api.clock.advance(100)
@@ -151,7 +155,8 @@ class TestAsking:
         api.run(job_id, other)
         api.clock.advance(50)
         other.end(job_id, 0, seconds=50.0)
-        job = api.getJob(job_id, ["clients", "startTime", "cmdStartTime", "cmdEndTime", "endTime", "exitCode", "logs"])
+        times = ["startTime", "cmdStartTime", "cmdEndTime", "endTime"]
+        job = api.getJob(job_id, ["clients", *times, "exitCode", "logs", "history"])
         assert [each["id"] for each in job["clients"]] == [other.id, machine.id]
         assert (
             job["endTime"]
@@ -161,13 +166,42 @@ class TestAsking:
         assert started - job["startTime"] < timedelta(seconds=1)
         assert timedelta(seconds=45) < job["endTime"] - job["cmdStartTime"] < timedelta(seconds=55)
         assert job["exitCode"] == 0
-        assert [line["event"] for line in job["logs"]] == [
+        assert [line["event"] for line in job["history"]] == [
             "submitted",
             "running",
             "rescheduled",
             "running",
             "succeeded",
         ]
+        assert [text for text, _ in job["logs"]] == [
+            "submitted",
+            "Assigned to farm-ü:zwei",
+            "setting status to running",
+            "rescheduled: exit 3, client farm-ü:zwei; tries left: 0",
+            "Assigned to farm-ö",
+            "setting status to running",
+            "setting status to succeeded: exit 0, client farm-ö",
+        ]
+
+    def test_reserved_clients_stay_among_those_of_the_job(self, api):
+        first, second = (api.farm.machine(name) for name in ("farm-a", "farm-b"))
+        job_id = api.newjob({"name": "x", "command": "c", "minHosts": 2, "maxHosts": 2, "triesLeft": 1})[0]
+        api.farm.tick()
+        expected = {
+            "clients": [
+                {"id": each.id, "clientId": each.id, "hostname": each.hostname, "name": "", "master": each is first}
+                for each in (first, second)
+            ]
+        }
+        assert api.getJob(job_id, ["clients"]) == expected
+        assert api.getClient(second.id, ["runningJobs"]) == {"runningJobs": [job_id]}
+        first.beat()
+        first.end(job_id, 0)
+        assert api.getJob(job_id, ["clients"]) == expected
+        assert api.getJobs([job_id] * 60, ["clients"]) == [expected] * 60
+        assert api.getClient(second.id, ["runningJobs"]) == {"runningJobs": []}
+        second.vanish()
+        assert api.getJob(job_id, ["clients"]) == expected
 
     def test_the_current_client_comes_first(self, api):
         first, second = api.farm.machine("farm-a"), api.farm.machine("farm-b")
@@ -549,7 +583,7 @@ def test_everything_works_on_each_database(api_everywhere):
     assert job["children"] == children
     assert job["ETA"] > 0
     assert job["startTime"] is not None
-    assert type(job["ETA"]) is int
+    assert type(job["ETA"]) is float
     assert [each["name"] for each in api.getJobs(children)] == ["Kind-ö"] * 4
     assert api.getJob(children[1], list(JOB_ATTRIBUTES))["clients"][0]["id"] == machine.id
     assert api.getJobIdsByStatus("runnable") == children[2:]

@@ -103,8 +103,10 @@ class TestRegister:
 
 class TestAssignments:
     def test_one_is_repeated_until_it_is_listed(self, farm: StoreFarm, machine: Machine) -> None:
+        root_id = farm.add("Szene")
         job_id = farm.add(
             "Bild-é",
+            root_id,
             command={"linux": "ls", "windows": "dir"},
             environment={"Ä": "ö"},
             tags=["nacht"],
@@ -121,6 +123,7 @@ class TestAssignments:
             write(first[0]).items()
             >= {
                 "jobId": job_id,
+                "rootId": root_id,
                 "attempt": 1,
                 "name": "Bild-é",
                 "command": "ls",

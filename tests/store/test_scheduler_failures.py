@@ -87,6 +87,16 @@ class TestTriedLast:
 
 
 class TestBlocked:
+    def test_frames_linked_by_stubs_are_of_one_root(self, farm: StoreFarm) -> None:
+        off(farm)
+        bad = farm.machine("farm-a", 1)
+        names = [f"Bild {number}" for number in range(5)]
+        frames = [{"name": name, "stubId": name, "command": "x"} for name in names]
+        _, *ids = farm.submit([{"name": "Szene", "childStubIds": names}, *frames])
+        assert fail(farm, bad, 3) == ids[:3]
+        tick(farm)
+        assert started(farm, *ids) == []
+
     def test_after_three_failures_of_a_root(self, farm: StoreFarm) -> None:
         off(farm)
         bad = farm.machine("farm-a", 1)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue.lifecycle.bulk import Action
-from hqueue.schema import reservation
+from hqueue.schema import reservation, run
 from tests.store.scheduling import explained, started, tick
 
 if TYPE_CHECKING:
@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 
 def reserved(farm: StoreFarm) -> dict[int, list[int]]:
-    """Return the clients reserved, by run."""
+    """Return the clients reserved, by open run."""
     found: dict[int, list[int]] = {}
     with farm.store.reading() as connection:
-        for row in connection.execute(sa.select(reservation).order_by(reservation.c.client_id)):
+        for row in connection.execute(
+            sa.select(reservation)
+            .join(run, run.c.id == reservation.c.run_id)
+            .where(run.c.closed_at.is_(None))
+            .order_by(reservation.c.client_id)
+        ):
             found.setdefault(row.run_id, []).append(row.client_id)
     return found
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import sqlalchemy as sa
 
-from hqueue.errors import CyclicGraphError, JobStateError, UnknownJobError
+from hqueue import jobspec, maintenance
+from hqueue.errors import CyclicGraphError, InvalidSpecError, JobStateError, UnknownJobError
 from hqueue.lifecycle.bulk import Action
+from hqueue.lifecycle.submission import submit
 from hqueue.matching import Condition, Requirement
-from hqueue.schema import event, job, job_edge, job_spec, requirement
+from hqueue.schema import event, job, job_edge, job_spec, requirement, submission
 from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hqueue.store import Instruction
+    from hqueue.store import Instruction, Session
+    from tests.fakes import FakeClock
     from tests.storefarm import StoreFarm
 
 LINUX = {"type": "client", "name": "os", "op": "==", "value": "linux"}
@@ -174,12 +177,198 @@ class TestRoots:
         assert farm.job(child).root_id == child
         assert requirement_of(farm, child).conditions == (Condition("os", "==", "linux"),)
 
-    def test_what_a_stub_names_is_its_own_root(self, farm: StoreFarm) -> None:
-        parent, child = farm.submit([leaf("p", childStubIds=["s"]), leaf("c", stubId="s")])
-        row = farm.job(child)
-        assert (row.root_id, row.is_root, farm.parents(child)) == (child, False, [parent])
+
+class TestStubEdges:
+    """An edge by stub is one like nesting: for the root, and for what is inherited along it."""
+
+    def test_the_root_is_that_of_the_first_that_names_it(self, farm: StoreFarm) -> None:
+        outside = farm.add()
+        ids = farm.submit(
+            [
+                leaf("vorn", stubId="v", childStubIds=["tief"]),
+                leaf("oben", childStubIds=["v", "w", "innen"]),
+                leaf("zweite", childStubIds=["v"], children=[leaf("innen", stubId="innen")]),
+                leaf("anderswo", stubId="w", parentIds=[outside]),
+                leaf("tief", stubId="tief"),
+            ]
+        )
+        _, top, second, *_ = ids
+        assert [farm.job(job_id).root_id for job_id in ids] == [top, top, second, outside, top, second]
+
+    def test_conditions_priority_and_submitter_follow(self, farm: StoreFarm) -> None:
+        first, top, middle = farm.submit(
+            [
+                leaf("Bild", stubId="b"),
+                leaf("oben", conditions=[LINUX], priority=7, submittedBy="jürgen", childStubIds=["m"]),
+                leaf("Mitte", stubId="m", conditions=[GROUP], childStubIds=["b"]),
+            ]
+        )
+        assert requirement_of(farm, first).conditions == (Condition("os", "==", "linux"),)
+        assert [farm.job(job_id).priority for job_id in (first, top, middle)] == [7, 7, 7]
+        assert [spec_of(farm, job_id).submitted_by for job_id in (first, top, middle)] == ["jürgen"] * 3
+        below = farm.submit([leaf("B", childStubIds=["c"]), leaf("C", stubId="c")], middle)
+        assert [farm.job(job_id).root_id for job_id in below] == [top, top]
+        assert [farm.job(job_id).priority for job_id in below] == [7, 7]
+        assert farm.job(farm.add("eigene", top, priority=0)).priority == 0
+
+    def test_a_long_chain(self, farm: StoreFarm) -> None:
+        count = 200
+        chain = [leaf(f"{n}", stubId=f"{n}", childStubIds=[f"{n + 1}"]) for n in range(count)]
+        ids = farm.submit([*chain[::-1], leaf("Ende", stubId=f"{count}")])
+        with farm.store.reading() as connection:
+            assert connection.execute(sa.select(job.c.root_id).distinct()).scalars().all() == [ids[count - 1]]
 
 
+class TestRepeats:
+    """A submission with a submissionId is stored once, however often its answer is lost."""
+
+    GRAPH: Final = {"name": "Szene", "submissionId": "k-ü", "submittedBy": "jürgen", "children": [leaf(), leaf()]}
+
+    def test_the_same_again_stores_nothing(self, farm: StoreFarm) -> None:
+        parent = farm.add()
+        ids = farm.submit(self.GRAPH, parent)
+        before = [count(farm, table) for table in (job, job_edge, job_spec, event)]
+        assert farm.submit(json.dumps(dict(reversed(self.GRAPH.items()))), parent) == ids
+        farm.act(Action.CANCEL, parent)
+        assert farm.submit(self.GRAPH, parent) == ids
+        assert [count(farm, table) for table in (job, job_edge, job_spec)] == before[:3]
+        assert len(farm.submit(leaf(submissionId="k-ü", submittedBy="美咲"))) == 1
+
+    def test_the_key_with_something_else_is_a_fault(self, farm: StoreFarm) -> None:
+        parent = farm.add()
+        first, *_, last = farm.submit([self.GRAPH, leaf()])
+        others: list[tuple[Any, int | None]] = [
+            ([self.GRAPH, leaf()], parent),
+            (self.GRAPH, None),
+            ([self.GRAPH, leaf(cpus=2)], None),
+        ]
+        for spec, above in others:
+            with pytest.raises(InvalidSpecError, match=f"submissionId: .* that of jobs {first} to {last}"):
+                farm.submit(spec, above)
+
+    def test_after_a_day_it_is_new(self, farm: StoreFarm, clock: FakeClock) -> None:
+        first = farm.submit(leaf(submissionId="k"))
+        clock.advance(24 * 3600)
+        assert farm.submit(leaf(submissionId="k")) != first
+        clock.advance(24 * 3600)
+        farm.add(submissionId="j")
+        maintenance.expire(farm.store)
+        assert count(farm, submission) == 1
+
+    def test_one_that_failed_leaves_its_key_free(self, farm: StoreFarm) -> None:
+        with pytest.raises(UnknownJobError):
+            farm.submit(leaf(submissionId="k", parentIds=[99]))
+        assert farm.submit(leaf(submissionId="k"))
+
+    def test_a_repeat_while_the_first_is_under_way_waits_for_it(self, farm: StoreFarm) -> None:
+        graph = jobspec.parse([self.GRAPH, *[leaf()] * 500], max_depth=9)
+        calls = [farm.store.write_soon(lambda session: submit(session, graph)) for _ in range(8)]
+        assert len({tuple(call.result()) for call in calls}) == 1
+        assert count(farm, job) == 503
+
+
+class TestAdditions:
+    """Additions of children that follow each other are one line of the parent's log."""
+
+    @pytest.fixture
+    def parent(self, farm: StoreFarm) -> int:
+        return farm.submit({"name": "Szene", "children": [leaf()]})[0]
+
+    def test_a_whole_submission(self, farm: StoreFarm, parent: int) -> None:
+        ids = farm.submit([leaf() for _ in range(1000)], parent)
+        assert farm.log(parent)[1:] == [("child added", "queued", f"1000 jobs, {ids[0]} to {ids[-1]}")]
+
+    def test_one_by_one_within_a_minute(self, farm: StoreFarm, parent: int, clock: FakeClock) -> None:
+        other = farm.add("andere", parent)
+        *_, last = [farm.add("K", other) for _ in range(3)]
+        clock.advance(59)
+        more = farm.add("K", parent)
+        clock.advance(61)
+        late = farm.add("K", parent)
+        assert farm.log(parent)[1:] == [
+            ("child added", "queued", f"2 jobs, {other} to {more}"),
+            ("child added", "queued", f"job {late}"),
+        ]
+        assert farm.log(other)[-1] == ("child added", "queued", f"2 jobs, {last - 1} to {last}")
+
+    def test_something_in_between_ends_the_line(self, farm: StoreFarm, parent: int) -> None:
+        one = farm.add("K", parent)
+        farm.act(Action.PAUSE, parent)
+        two = farm.add("K", parent)
+        assert [text for name, _, text in farm.log(parent) if name == "child added"] == [f"job {one}", f"job {two}"]
+
+    def test_in_one_commit_of_which_a_part_fails(self, farm: StoreFarm, parent: int) -> None:
+        graph = jobspec.parse(leaf(), max_depth=9)
+
+        def fail(session: Session) -> None:
+            submit(session, graph, parent)
+            raise JobStateError
+
+        with farm.store.writing() as session:
+            with session.savepoint():
+                (one,) = submit(session, graph, parent)
+            with pytest.raises(JobStateError), session.savepoint():
+                fail(session)
+            with session.savepoint():
+                (two,) = submit(session, graph, parent)
+        assert farm.log(parent)[1:] == [("child added", "queued", f"2 jobs, {one} to {two}")]
+        assert farm.events(one) == farm.events(two) == ["submitted"]
+
+    def test_the_feed_tells_of_it_again(self, farm: StoreFarm, parent: int) -> None:
+        farm.add("K", parent)
+        with farm.store.reading() as connection:
+            end = connection.execute(sa.select(sa.func.max(event.c.seq))).scalar_one()
+        new = farm.add("K", parent)
+        with farm.store.reading() as connection:
+            query = sa.select(event.c.job_id).where(event.c.seq > end).order_by(event.c.seq)
+            assert list(connection.execute(query).scalars()) == [new, parent]
+
+
+class TestBelowPaused:
+    @pytest.mark.parametrize("spec", [leaf(), {"name": "Baum", "children": [leaf()]}])
+    def test_what_is_submitted_below_a_paused_job_waits_with_it(self, farm: StoreFarm, spec: dict[str, Any]) -> None:
+        root, frame = farm.submit({"name": "Szene", "children": [leaf()]})
+        farm.act(Action.PAUSE, root)
+        new = [*farm.submit(spec, root), *farm.submit([{**spec, "childStubIds": ["s"]}, leaf(stubId="s")], frame)]
+        assert set(farm.statuses(*new)) == {"paused"}
+        farm.machine()
+        farm.tick()
+        assert set(farm.statuses(*new)) == {"paused"}
+        farm.act(Action.RESUME, root)
+        assert set(farm.statuses(*new)) <= {"queued", "runnable"}
+
+    def test_a_commandless_job_has_nothing_to_wait_for(self, farm: StoreFarm) -> None:
+        root = farm.add()
+        farm.act(Action.PAUSE, root)
+        assert farm.status(farm.add("leer", root, command=None)) == "succeeded"
+
+    def test_a_wish_to_pause_counts(self, farm: StoreFarm) -> None:
+        machine = farm.machine()
+        root = farm.add()
+        farm.start(root, machine)
+        farm.act(Action.PAUSE, root)
+        assert farm.status(root) == "pausing"
+        assert farm.status(farm.add("Kind", root)) == "paused"
+
+    def test_a_parent_that_goes_on_takes_it_along(self, farm: StoreFarm) -> None:
+        paused, going = farm.add(), farm.add()
+        farm.act(Action.PAUSE, paused)
+        assert farm.statuses(*farm.submit([leaf(parentIds=[paused, going]), leaf(parentIds=[paused])])) == [
+            "runnable",
+            "paused",
+        ]
+
+    def test_below_a_settled_job_of_a_paused_tree(self, farm: StoreFarm) -> None:
+        root, done, _ = farm.submit({"name": "Szene", "children": [leaf(command=None), leaf()]})
+        alone = farm.add("fertig", command=None)
+        farm.act(Action.PAUSE, root)
+        assert farm.status(farm.add("spät", done)) == "paused"
+        assert farm.status(farm.add("frei", alone)) == "runnable"
+        farm.act(Action.RESUME, root)
+        assert farm.statuses(root, done) == ["queued", "queued"]
+
+
+@pytest.mark.databases("sqlite")
 class TestInheritance:
     def test_without_conditions_the_roots(self, farm: StoreFarm) -> None:
         root, middle, own, below = farm.submit(

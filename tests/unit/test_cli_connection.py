@@ -92,6 +92,25 @@ class TestComplaints:
         with pytest.raises(UnreachableError, match="may have been submitted"):
             Farm(Place("http://farm07:5000", "from HQSERVER")).call("newjob", "[]")
 
+    @pytest.mark.parametrize(
+        ("error", "arrived"),
+        [
+            (ConnectionRefusedError(), False),
+            (socket.gaierror(-2, "x"), False),
+            (TimeoutError(), True),
+            (ConnectionResetError(), True),
+            (http.client.RemoteDisconnected("x"), True),
+            (http.client.IncompleteRead(b""), True),
+        ],
+    )
+    def test_whether_a_call_may_have_arrived(
+        self, monkeypatch: pytest.MonkeyPatch, error: Exception, arrived: bool
+    ) -> None:
+        monkeypatch.setattr(_Transport, "single_request", _raising(error))
+        with pytest.raises(UnreachableError) as raised:
+            Farm(Place("http://farm07:5000", "x")).call("newjob", "[]")
+        assert raised.value.arrived is arrived
+
     def test_fault_keeps_its_code_and_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_Transport, "single_request", _raising(Fault(30, "There is no job 7.")))
         with pytest.raises(FaultError, match="There is no job 7") as raised:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import deque
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from tests.fakes import FakeClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 STATUSES = (
     *("queued", "runnable", "running", "pausing", "paused", "resuming", "ejecting"),
@@ -175,7 +177,15 @@ class TestJob:
         conditions=[{"type": "client", "name": "group", "op": "==", "value": "gpu"}],
         children=[13, 14, 15, 20],
         childCounts={"total": 4, "finished": 4, "failed": 1},
-        logs=[{"date": datetime(2026, 3, 28, 12, 0, 0), "event": "submitted", "status": "queued", "message": "hallo"}],  # noqa: DTZ001 - as on the wire
+        history=[
+            {
+                "date": datetime(2026, 3, 28, 12, 0, 0),  # noqa: DTZ001 - as on the wire
+                "event": "submitted",
+                "status": "queued",
+                "message": "hallo",
+                "by": "",
+            }
+        ],
     )
 
     def test_says_all_there_is(self, out: Callable[[], str]) -> None:
@@ -289,6 +299,45 @@ class TestSubmit:
         assert run(link, "submit", "--dry-run", "echo würfel") == 0
         assert json.loads(out())[0]["command"] == "echo würfel"
         assert not link.calls
+
+    @pytest.mark.parametrize(
+        "lost",
+        [UnreachableError("weg", arrived=True), FaultError(52, "nobody knows"), FaultError(50, "the store is busy")],
+    )
+    def test_a_lost_answer_is_asked_for_again_with_the_same_key(
+        self, out: Callable[[], str], lost: Exception, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        link = Link(newjob=[lost, UnreachableError("noch weg"), [12]])
+        options = hq.parser().parse_args(["submit", "echo"])
+        options.literal = None
+        assert jobs.submit(options, link, Screen(json_wanted=False), FakeClock(auto=True)) == 0
+        captured = capsys.readouterr()
+        assert captured.out == "12\n"
+        assert captured.err.count("submits nothing twice") == 1
+        assert len(set(link.calls)) == 1
+        assert len(link.calls) == 3
+        assert re.fullmatch(r"[0-9a-f]{32}", json.loads(link.calls[0][1])[0]["submissionId"])
+
+    def test_not_for_ever(self) -> None:
+        link = Link(newjob=[UnreachableError("weg", arrived=True)])
+        options = hq.parser().parse_args(["submit", "echo"])
+        options.literal = None
+        clock = FakeClock(auto=True)
+        with pytest.raises(UnreachableError, match="weg"):
+            jobs.submit(options, link, Screen(json_wanted=False), clock)
+        assert clock.monotonic() >= following.LONGEST_DOUBT_S
+        assert len(link.calls) > 10
+
+    def test_a_call_that_never_arrived_is_not_repeated(self) -> None:
+        link = Link(newjob=[UnreachableError("nie da"), [12]])
+        with pytest.raises(UnreachableError, match="nie da"):
+            run(link, "submit", "echo")
+
+    def test_a_key_of_a_file_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "job.json").write_text('{"name": "x", "submissionId": "meins"}')
+        link = Link(newjob=[[1]])
+        assert run(link, "submit", str(tmp_path / "job.json")) == 0
+        assert json.loads(link.calls[0][1])[0]["submissionId"] == "meins"
 
     def test_fault_is_passed_on(self) -> None:
         with pytest.raises(FaultError, match="name: expected"):

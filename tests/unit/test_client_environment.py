@@ -54,6 +54,12 @@ def test_the_later_wins() -> None:
     assert "NUR_WINDOWS" not in found
 
 
+def test_the_root_of_the_job_as_far_as_the_server_says_it() -> None:
+    environment = Environment({}, {}, "http://h:5000")
+    assert environment.of(replace(job(ROOTJOBID="0"), root_id=7), "/scratch", "mark")["ROOTJOBID"] == "7"
+    assert "ROOTJOBID" not in environment.of(job(), "/scratch", "mark")
+
+
 def test_a_mount_of_this_machine_wins_over_the_servers() -> None:
     environment = Environment({}, {}, "http://h:5000", "/net/hq")
     environment.set_folders([replace(FOLDERS[0], name="PROJEKTE"), FOLDERS[1]])

@@ -4,18 +4,15 @@ import os
 import re
 import stat
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from hqueue.client import machine, platforms
 from hqueue.client.statefolder import StateFolder
-from hqueue.client.workspace import remove_tree
+from hqueue.client.workspace import Workspaces, remove_tree
 from hqueue.errors import ConfigError
 from tests.fakes import FakeClock
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_what_registers_a_client(tmp_path: Path) -> None:
@@ -118,3 +115,30 @@ class TestShells:
     def test_none_of_that_name(self, programs: Path) -> None:
         assert platforms.find_shell("fisch", {"PATH": str(programs)}) is None
         assert platforms.find_shell("fisch -l", {"PATH": str(programs)}) is None
+
+
+class TestShellsOfWindows:
+    @pytest.fixture
+    def programs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+        monkeypatch.setattr(platforms, "NAME", "windows")
+        monkeypatch.setenv("PATH", str(tmp_path))  # of the client itself
+        return {"PATH": str(tmp_path), "COMSPEC": "C:/cmd.exe"}
+
+    @pytest.mark.parametrize(("wanted", "remark"), [("", ""), ("cmd", ""), ("bash", "no bash"), ("bash -l", "no bash")])
+    def test_cmd_also_in_place_of_a_bash(self, programs: dict[str, str], wanted: str, remark: str) -> None:
+        shell = platforms.find_shell(wanted, programs)
+        assert shell is not None
+        assert shell.argv == ("C:/cmd.exe", "/d", "/c")
+        assert remark in shell.remark
+
+    def test_with_arguments_of_its_own(self, programs: dict[str, str], tmp_path: Path) -> None:
+        (tmp_path / "bash").write_text("")
+        (tmp_path / "bash").chmod(0o755)
+        shell = platforms.find_shell("bash -l", programs)
+        assert shell is not None
+        assert shell.argv == (str(tmp_path / "bash"), "-l")
+
+    def test_the_lines_of_a_command_end_as_cmd_wants_them(self, programs: dict[str, str], tmp_path: Path) -> None:
+        workspaces = Workspaces(tmp_path / "runs", lambda _: None)
+        argv, _ = workspaces.prepare("t", ":a\ngoto a", "cmd", programs)
+        assert Path(argv[-1]).read_bytes() == b":a\r\ngoto a\r\n"

@@ -109,3 +109,34 @@ def test_what_cannot_be_read_holds_nothing_up(file: Path) -> None:
     server.take(output)
     assert output.delivered
     assert output.sent == 0
+    assert output.lost == "10 bytes of its file cannot be read any more"
+
+
+def test_a_file_that_is_removed_while_a_command_writes_to_it(file: Path) -> None:
+    server, output = Server(), Output(str(file))
+    output.look()
+    assert output.lost == ""  # no command has been started
+    output.begun = True
+    file.write_bytes(b"0123456789")
+    output.look()
+    server.take(output, 4)
+    file.write_bytes(b"0123456789abc")
+    output.look()
+    assert output.lost == ""
+    file.unlink()
+    server.take(output)
+    output.look()
+    assert output.delivered
+    assert output.lost == "its file was removed, with 3 bytes or more"
+    assert server.data == b"0123456789"
+
+
+def test_what_a_server_lost_and_nobody_has_any_more(file: Path) -> None:
+    file.write_bytes(b"0123456789")
+    server, output = Server(), Output(str(file))
+    output.look()
+    server.take(output)
+    file.write_bytes(b"ab")
+    output.look()
+    output.server_has(4)
+    assert output.lost == "the server lost 6 bytes that the client no longer has"

@@ -87,6 +87,13 @@ def client(tmp_path: Path) -> Iterator[Client]:
 
 
 class TestTaking:
+    def test_a_folder_that_was_removed_is_made_again(self, client: Client) -> None:
+        (client.folder / "runs").rmdir()
+        client.assign()
+        assert client.listed()["t1"].state == "held"
+        assert (client.folder / "runs" / "t1").is_dir()
+        assert (client.folder / "runs").stat().st_mode & 0o777 == 0o700
+
     def test_it_is_on_the_disk_before_it_is_started(self, client: Client) -> None:
         on_disk: list[str] = []
         start = client.starter.start
@@ -417,6 +424,59 @@ class TestVersion010:
 
 
 class TestResending:
+    def test_output_that_was_removed_is_told_also_by_the_next_daemon(self, client: Client) -> None:
+        client.run()
+        file = client.folder / "runs" / "t1.output"
+        file.write_bytes(b"0123456789")
+        client.runs.tick(1001.0)
+        file.unlink()
+        client.runs.tick(1002.0)
+        client.runs.settle()
+        client = client.again()
+        client.runs.runner_there([{"token": "t1", "pid": 100, "started": 10.0, "at": 1000.0}], 1003.0)
+        client.system.add(100)
+        client.end()
+        client.runs.account.lengths([Piece(token="t1", data=b"")], [0])
+        assert client.report().lost_output == "its file was removed, with 10 bytes or more"
+
+    def test_an_end_that_waits_tells_of_output_that_is_gone(self, client: Client) -> None:
+        client.run()
+        (client.folder / "runs" / "t1.output").write_bytes(b"0123456789")
+        client.end()
+        client.runs.settle()
+        (client.folder / "runs" / "t1.output").unlink()
+        client = client.again()
+        account = client.runs.account
+        account.lengths(account.pieces(100), [4])
+        account.lengths(account.pieces(100), [4])
+        report = client.report()
+        assert report.lost_output == "6 bytes of its file cannot be read any more"
+        assert report.output_bytes == 4
+
+    def test_output_written_to_a_full_disk(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        client.run()
+        client.run("t2", 200)
+        (client.folder / "runs" / "t1.output").write_bytes(b"")
+        (client.folder / "runs" / "t2.output").write_bytes(b"")
+        room = os.statvfs(client.folder)
+        full = os.statvfs_result((room.f_bsize, room.f_frsize, room.f_blocks, *[0] * 7))
+        client.end("t1")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", lambda _path: full)
+            client.runs.tick(1010.0)
+        client.end("t2", 200)
+        told = {report.token: report.lost_output for report in client.runs.account.reports(2000.0, 10)}
+        assert told == {"t1": "", "t2": f"the disk of {client.folder / 'runs'} was full while it ran"}
+
+    def test_progress_goes_with_the_output_it_was_read_from(self, client: Client) -> None:
+        client.run()
+        (client.folder / "runs" / "t1.output").write_bytes(b"PROGRESS: 1/4\nPROGRESS: 2/4\n")
+        client.runs.tick(1001.0)
+        pieces = client.runs.account.pieces(14)
+        assert [piece.progress for piece in pieces] == [(1, 4)]
+        client.runs.account.lengths(pieces, [14])
+        assert [piece.progress for piece in client.runs.account.pieces(14)] == [(2, 4)]
+
     def test_a_report_waits_for_output_and_for_a_while(self, client: Client) -> None:
         client.run()
         (client.folder / "runs" / "t1.output").write_bytes(b"0123456789")

@@ -74,6 +74,14 @@ def full_disk(at: int) -> Iterator[None]:
 
 
 class TestTheFile:
+    def test_one_that_was_removed_is_asked_for_again(self, logs: JobLogs) -> None:
+        logs.append(JOB, RUN, 0, b"0123456789", header)
+        logs.path(JOB, RUN).unlink()
+        assert logs.append(JOB, RUN, 10, b"abc", header) == 0
+        assert logs.length(JOB, RUN) == 0
+        assert logs.append(JOB, RUN, 0, b"0123456789abc", header) == 13
+        assert whole(logs) == "0123456789abc"
+
     def test_it_is_where_people_look_for_it(self, logs: JobLogs) -> None:
         logs.append(JOB, RUN, 0, b"x", header)
         assert [one.relative_to(logs.root) for one in logs.root.rglob("*.log")] == [

@@ -265,7 +265,10 @@ COERCIONS: list[tuple[str, Any, str, Any]] = [
     ("name", 1.5, "name", "1.5"),
     ("name", b"Stra\xc3\x9fe", "name", "Straße"),
     ("name", bytearray(b"a"), "name", "a"),
-    ("command", "echo 1\n\techo é\r\n", "command", "echo 1\n\techo é\r\n"),
+    ("command", "echo 1\n\techo é\r\n\recho 2\r", "command", "echo 1\n\techo é\n\necho 2\n"),
+    ("command", {"linux": "a\r\nb", "windows": "c\rd"}, "command", {"linux": "a\nb", "windows": "c\nd"}),
+    ("command", "\r\n", "command", None),
+    ("onError", "a\r\nb", "on_error", "a\nb"),
     ("command", b"echo \xc3\xa9", "command", "echo é"),
     ("command", "", "command", None),
     ("command", " \n", "command", None),
@@ -284,6 +287,14 @@ COERCIONS: list[tuple[str, Any, str, Any]] = [
     ("command", {}, "command", None),
     ("shell", " /bin/zsh ", "shell", "/bin/zsh"),
     ("shell", "", "shell", ""),
+    ("shell", "bash -l", "shell", "bash -l"),
+    ("shell", "nice -n 5 bash -c", "shell", "nice -n 5 bash"),
+    ("shell", " /bin/sh  -lc ", "shell", "/bin/sh"),
+    ("shell", "bash -l -c", "shell", "bash -l"),
+    ("shell", "bash -exc", "shell", "bash -ex"),
+    ("shell", "cmd /C", "shell", "cmd"),
+    ("shell", "-c", "shell", "-c"),
+    ("shell", "/opt/tools-c", "shell", "/opt/tools-c"),
     ("shell", None, "shell", ""),
     ("childrenIds", [3, "4", 5.0, 3], "child_ids", (3, 4, 5)),
     ("childrenIds", 7, "child_ids", (7,)),
@@ -292,6 +303,8 @@ COERCIONS: list[tuple[str, Any, str, Any]] = [
     ("childrenIds", 2**63 - 1, "child_ids", (2**63 - 1,)),
     ("parentIds", (9, 8), "parent_ids", (9, 8)),
     *[("parentIds", nothing, "parent_ids", ()) for nothing in (None, "", 0, [])],
+    ("submissionId", "ü" * 200, "submission_id", "ü" * 200),
+    ("submissionId", "", "submission_id", None),
     ("stubId", "größe", "stub_id", "größe"),
     ("stubId", 5, "stub_id", "5"),
     ("stubId", "", "stub_id", None),
@@ -332,6 +345,7 @@ COERCIONS: list[tuple[str, Any, str, Any]] = [
         {"A": "1\n\"'{}", "B": "2", "C": "24.0", "Ü": "ü"},
     ),
     *[("environment", nothing, "environment", {}) for nothing in ("", None, {}, [])],
+    ("environment", {"A": True, "B": False, "C": 2.5}, "environment", {"A": "1", "B": "0", "C": "2.5"}),
     ("environment", {"A": "x" * (128 * 1024 - 3)}, "environment", {"A": "x" * (128 * 1024 - 3)}),
     ("description", "été \x1b[0m\ud800", "description", "été [0m\ufffd"),
     ("submittedBy", "zoë", "submitted_by", "zoë"),
@@ -382,6 +396,18 @@ class TestProperties:
         assert job.log == (
             "ignored, for no such property is known: 'max_time' (meant maxTime?), 'Größe', 'a\\x00\\ud800'",
         )
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("cpu", "cpus"), ("hosts", "host"), ("prority", "priority"), ("prioritty", "priority"), ("Tages", "tags"),
+            ("conditoins", "conditions"), ("triesleft", "triesLeft"), ("evnironment", "environment"), ("nqme", "name"),
+            ("kommandos", None), ("ost", "host"), ("", None), ("maxHots", "maxHosts"), ("minHostss", "minHosts"),
+        ],
+    )  # fmt: skip
+    def test_a_known_property_one_edit_away_is_named_too(self, name: str, meant: str | None) -> None:
+        (line,) = one(**{name: 1}).log
+        assert line.partition(": ")[2] == (f"{name!r} (meant {meant}?)" if meant else repr(name))
 
     def test_of_many_unknown_properties_the_first_are_named(self) -> None:
         (line,) = one(**{f"x{number}": 1 for number in range(1000)}).log
@@ -434,6 +460,7 @@ COMPLAINTS: list[tuple[str, Any, str]] = [
     ("command", {7: "x"}, ": expected the platforms linux, windows and macosx, got 7"),
     ("command", {"linux": 1, "macos": []}, f".macosx: {ANY_TEXT} a list"),
     ("command", {"macos": "a", "macosx": "b"}, ": expected one command for macosx, got two"),
+    ("submissionId", "x" * 201, ": expected at most 200 characters, got 201"),
     ("shell", "x" * 4097, ": expected at most 4096 characters, got 4097"),
     ("shell", {}, f": {ANY_TEXT} a dict"),
     ("childrenIds", [1, "x"], "[1]: expected the id of a job, got 'x'"),
@@ -509,7 +536,7 @@ COMPLAINTS: list[tuple[str, Any, str]] = [
     ("triesLeft", -1, f": {WHOLE}, 0 or more, got -1"),
     ("environment", "A=1", ": expected a dict of environment variables, got 'A=1'"),
     ("environment", {"A": None}, f".A: {ANY_TEXT} None"),
-    ("environment", {"A": True}, f".A: {ANY_TEXT} True"),
+    ("environment", {"A": [True]}, f".A: {ANY_TEXT} a list"),
     ("environment", {"A": "\x00"}, ".A: expected text that XML can carry, got the character U+0000 at position 0"),
     ("environment", {"": "1"}, ": expected the name of an environment variable, got ''"),
     ("environment", {"A=B": "1"}, ": expected names of environment variables without '=', got 'A=B'"),
@@ -629,7 +656,17 @@ class TestStubs:
         )
         assert [job.children for job in submitted.jobs] == [(3, 2, 1), (2,), (), ()]
         assert [job.stub_id for job in submitted.jobs] == [None, "render", "sim", None]
-        assert [job.parent for job in submitted.jobs] == [None, None, None, 0]
+        assert [job.parent for job in submitted.jobs] == [None, 0, 0, 0]
+
+    def test_the_one_around_is_the_parent_and_else_the_first_that_names_it(self) -> None:
+        submitted = parse(
+            [
+                {"name": "später", "stubId": "s"},
+                {"name": "A", "childStubIds": ["s", "innen"]},
+                {"name": "B", "childStubIds": ["s"], "children": [{"name": "innen", "stubId": "innen"}]},
+            ]
+        )
+        assert [job.parent for job in submitted.jobs] == [1, None, None, 2]
 
     def test_a_stub_may_stand_at_any_depth(self) -> None:
         submitted = parse(

@@ -121,6 +121,7 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
         },
     ),
     (Report("t", "killed", kill_reason="time"), {"token": "t", "outcome": "killed", "reason": "time"}),
+    (Report("t", "exited", lost_output="weg"), {"token": "t", "outcome": "exited", "lostOutput": "weg"}),
     (
         Piece(token="t", offset=0, data=b"\x00\xff", pid=7, shell="bash", folder="/tmp/ü", remark="cmd"),
         {
@@ -133,11 +134,14 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
         },
     ),
     (Piece(token="t", offset=5, data=b"x"), {"token": "t", "offset": 5, "data": b"x"}),
+    (Piece(token="t", data=b"x", progress=(1, 4)), {"token": "t", "data": b"x", "progress": [1, 4]}),
     (
         Answer(
             number=4,
             interval_s=5.0,
-            assignments=[Assignment("t", 12, "render", 3, 2, "Bild", "bash", {"Ä": "ö"}, 60, ["farm07"], ["nacht"], 2)],
+            assignments=[
+                Assignment("t", 12, "render", 3, 2, "Bild", "bash", {"Ä": "ö"}, 60, ["farm07"], ["nacht"], 2, 7)
+            ],
             wishes=[Wish("t1", "die", 2, "cancelled")],
             acknowledged=["t2"],
             resend=[Resend("t3", 9)],
@@ -160,6 +164,7 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
                     "hosts": ["farm07"],
                     "tags": ["nacht"],
                     "cpus": 2,
+                    "rootId": 7,
                 },
             ],
             "wishes": [{"token": "t1", "wish": "die", "number": 2, "reason": "cancelled"}],
