@@ -103,13 +103,17 @@ class Session:
         self,
         connection: sa.Connection,
         now_ms: int,
+        steady_ms: int,
         counters: _Counters,
         requirement_ids: dict[str, int],
+        shells: dict[str, int],
         policy: Policy,
     ) -> None:
         self.connection = connection
         self.now_ms = now_ms
+        self.steady_ms = steady_ms  # never jumps: for durations
         self.requirement_ids = requirement_ids  # what is known of the requirement table: ids by digest
+        self.shells = shells  # of the shell table: when each was noted last
         self.policy = policy
         self._counters = counters
         self._events: list[dict[str, Any]] = []
@@ -262,6 +266,7 @@ class Store:
         self._server_lock = database.ServerLock(self.engine)
         self._counters = _Counters()
         self._requirement_ids: dict[str, int] = {}
+        self._shells: dict[str, int] = {}
         self._writer: sa.Connection | None = None
         self._flusher = Flusher(database.sqlite_path(self.engine), on_death)
         self._groups = GroupCommit(partial(self.writing, durable=False), self._flusher.when_durable, clock, on_death)
@@ -313,8 +318,16 @@ class Store:
                 connection = self._writing_connection()
                 try:
                     with connection.begin():
-                        now_ms = to_ms(self._clock.now())
-                        session = Session(connection, now_ms, self._counters, self._requirement_ids, self.policy)
+                        now_ms, steady_ms = to_ms(self._clock.now()), self._clock.steady_ms()
+                        session = Session(
+                            connection,
+                            now_ms,
+                            steady_ms,
+                            self._counters,
+                            self._requirement_ids,
+                            self._shells,
+                            self.policy,
+                        )
                         yield session
                         session.finish()
                 except (sa.exc.DBAPIError, StoreUnavailableError):

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from hqueue import jobspec
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
+from hqueue.lifecycle import blocklist
 from hqueue.lifecycle.bulk import spread
 from hqueue.lifecycle.properties import PROPERTIES, Part, hooks_json, values_of
 from hqueue.lifecycle.requirements import read_requirement, requirement_id
@@ -96,6 +97,21 @@ class JobChanges:
         return self._store.write_soon(write)
 
     @exposed()
+    def clearBlocks(self, ids: Any) -> Future[bool]:
+        """Give clients on which too many jobs of a tree failed jobs of that tree again; return True.
+
+        All jobs below the same root count together: any of them names the tree. Unknown ids are skipped.
+        Source: ours.
+        """
+        wanted = arguments.ids(ids, "ids")
+
+        def write(session: Session) -> bool:
+            blocklist.clear(session, wanted)
+            return True
+
+        return self._store.write_soon(write)
+
+    @exposed()
     def getPermittedClientsList(self, job_id: Any) -> list[str] | None:
         """Return the labels of the clients that meet a job's conditions, None for an unknown job.
 
@@ -167,6 +183,8 @@ class JobChanges:
         if names & _CONDITIONS_NAMES:
             self._set_conditions(session, found, conditions_from(spec.conditions or ()))
         changes = values_of(Part.REQUIREMENT, spec, names)
+        if names & _STARTED_WITH:
+            changes["refused"] = ()  # clients that could not start it so may be able to now
         if changes:
             self._replace(session, found, changes)
         for row in rows if names else ():
@@ -265,4 +283,5 @@ _CONDITIONS: Final = (
     .where(job.c.id == sa.bindparam("job"))
 )
 _CONDITIONS_NAMES: Final = frozenset({"conditions", "host", "hostgroup"})
+_STARTED_WITH: Final = frozenset({"command", "environment", "shell"})
 _CHANGEABLE: Final = PROPERTIES.keys() | _CONDITIONS_NAMES

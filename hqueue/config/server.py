@@ -53,6 +53,8 @@ class Policy:
     rescue_abandoned_minutes: float = 15  # 0: never
     max_rescues: int = 2
     max_client_failures: int = 3  # of a root's jobs, before a client is blocked for them; 0: no limit
+    forgive_failures_hours: float = 24  # after which a client's failures count no more
+    max_refusals: int = 10  # of one job by as many clients, before it fails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,8 @@ class ServerConfig:
     rescue_abandoned_minutes: float = setting(f"{Policy.rescue_abandoned_minutes:g}", Number(0, 525600, "minutes"))
     max_rescues: int = setting(f"{Policy.max_rescues}", Whole(0, 1000))
     max_client_failures: int = setting(f"{Policy.max_client_failures}", Whole(0, 1_000_000))
+    forgive_failures_hours: float = setting(f"{Policy.forgive_failures_hours:g}", Number(0.01, 87600, "hours"))
+    max_refusals: int = setting(f"{Policy.max_refusals}", Whole(1, 1_000_000))
     hold_after_s: float = setting("60", Number(0, 86400, "seconds"))
     hook_max_minutes: float = setting("60", Number(0.01, 525600, "minutes"))
 

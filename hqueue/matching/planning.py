@@ -138,7 +138,7 @@ class _Planner:
         times: RunTimes,
     ) -> None:
         self._requirements = requirements
-        self._open = [view for view in clients if not view.standing and not view.refused]
+        self._open = [view for view in clients if not view.standing]
         self._free = {view.facts.id: view for view in self._open if view.free_cpus > 0}
         self._idle = ByIdleCpus(self._free.values())
         self._units = units
@@ -226,7 +226,7 @@ class _Planner:
 
     def _room(self, key: int) -> Room:
         wanted, fitting = self._requirements[key], self._fits.fitting(key, self._requirements[key])
-        plain = not (wanted.alone or wanted.several or wanted.last)
+        plain = not (wanted.alone or wanted.several or wanted.last or wanted.blocked)
         if plain and 4 * len(fitting) > len(self._open):
             return CommonRoom(wanted, fitting, self._idle, self._units)
         few = (self._free[each] for each in fitting if each in self._free)
