@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import jobspec
+from hqueue.context import Chapter
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
 from hqueue.lifecycle import blocklist
@@ -29,19 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
 
-    from hqueue.context import Context
     from hqueue.jobspec import JobSpec
     from hqueue.store import Session
 
 _PROPERTIES_CHANGED: Final = "properties changed"
 
 
-class JobChanges:
+class JobChanges(Chapter):
     """The methods that change jobs other than by an action."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._farm = context.farm
 
     @exposed()
     def setJobPriority(self, ids: Any, priority: Any) -> Future[bool]:

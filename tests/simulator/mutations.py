@@ -158,9 +158,9 @@ def _anybody_is_held() -> Any:
 
 
 def _hold_any(planner: Any, head: Any) -> None:
-    right = planner._holders.get(head.requirement_id)
+    right = planner.holders.get(head.requirement_id)
     if right is not None and right.job_id == head.job_id:
-        wanted = planner._requirements[head.requirement_id]
+        wanted = planner.requirements[head.requirement_id]
         chosen = [view for view in planner._open if not view.held][: wanted.min_hosts]
         for view in chosen:
             view.held = True
