@@ -17,7 +17,7 @@ from hqueue.database import listed
 from hqueue.lifecycle import notes
 from hqueue.lifecycle.requirements import give, read_requirement
 from hqueue.schema import client, client_failure, job, requirement, root_block
-from hqueue.states import SETTLED, JobStatus
+from hqueue.states import SETTLED
 from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _COUNTED: Final = (
     .having(sa.func.sum(client_failure.c.failures) >= sa.bindparam("most"))
 )
 _COUNTED_OF: Final = _COUNTED.where(client_failure.c.root_id.in_(listed("roots")))
-_UNSETTLED_ROOTS: Final = sa.select(job.c.root_id).where(job.c.status.in_(sorted(set(JobStatus) - SETTLED))).distinct()
+_UNSETTLED_ROOTS: Final = sa.select(job.c.root_id).where(job.c.status.not_in(sorted(SETTLED))).distinct()
 _OLD: Final = sa.select(client_failure.c.root_id).where(client_failure.c.failed_at < sa.bindparam("moment")).distinct()
 
 

@@ -38,6 +38,9 @@ _FEWER_CHILDREN: Final = (
     .where(job.c.id == sa.bindparam("key_id"))
     .values(children_total=job.c.children_total - sa.bindparam("lost"))
 )
+_GONE: Final = sa.select(bulk_job.c.job_id).where(
+    bulk_job.c.bulk_id == sa.bindparam("action"), bulk_job.c.state == GONE_ROOT
+)
 _REHOME: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(root_id=sa.bindparam("root"))
 
 
@@ -182,20 +185,19 @@ def rehome(session: Session, bulk_id: int, limit: int) -> bool:
     still find that it has got a new parent.
     """
     parent, root = job.alias("parent"), job.alias("root")
-    orphaned = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == bulk_id, bulk_job.c.state == GONE_ROOT)
     query = (
         sa.select(job.c.id, sa.func.min(parent.c.root_id))
         .join(job_edge, job_edge.c.child_id == job.c.id)
         .join(parent, parent.c.id == job_edge.c.parent_id)
         .join(root, root.c.id == parent.c.root_id)
-        .where(job.c.root_id.in_(orphaned))
+        .where(job.c.root_id.in_(_GONE))
         .group_by(job.c.id)
         .limit(limit)
     )
-    found = dict(session.connection.execute(query).all())
+    found = dict(session.connection.execute(query, {"action": bulk_id}).all())
     if not found:
-        query = sa.select(job.c.id, job.c.id).where(job.c.root_id.in_(orphaned), ~_HAS_PARENTS).limit(limit)
-        found = dict(session.connection.execute(query).all())
+        query = sa.select(job.c.id, job.c.id).where(job.c.root_id.in_(_GONE), ~_HAS_PARENTS).limit(limit)
+        found = dict(session.connection.execute(query, {"action": bulk_id}).all())
         make_roots(session, list(found))
     if found:
         rows = [{"key_id": job_id, "root": root_id} for job_id, root_id in found.items()]
