@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     import threading
@@ -19,6 +19,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds that never jump: for durations and time-outs."""
+        ...
+
+    def steady_ms(self) -> int:
+        """Return milliseconds since 1970 that never jump while the process lives: for durations that are stored."""
         ...
 
     def wait(self, event: threading.Event, seconds: float | None) -> bool:
@@ -37,6 +41,10 @@ class SystemClock:
         """Return the machine's monotonic seconds."""
         return time.monotonic()  # noqa: TID251 - the one place
 
+    def steady_ms(self) -> int:
+        """Return the wall clock as it was at the start, and what has passed since."""
+        return _STARTED_MS + int(self.monotonic() * 1000)
+
     def wait(self, event: threading.Event, seconds: float | None) -> bool:
         """Wait for the event, at most so many seconds."""
         return event.wait(seconds)
@@ -50,3 +58,6 @@ def to_ms(moment: datetime) -> int:
 def from_ms(milliseconds: int) -> datetime:
     """Return the moment (UTC) for milliseconds since 1970."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+_STARTED_MS: Final = to_ms(SystemClock().now()) - int(SystemClock().monotonic() * 1000)

@@ -31,6 +31,20 @@ class Context:
     attributes: JobAttributes
 
 
+class Chapter:
+    """The methods of one subject that callers may call, with what a chapter may use of its server."""
+
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._live_farm = context.live_farm
+        self._logs = context.logs
+        self._errors = context.errors
+        self._config = context.config
+        self._clock = context.clock
+        self._farm = context.farm
+        self._attributes = context.attributes
+
+
 def make_context(store: Store, config: ServerConfig, clock: Clock) -> Context:
     """Return what the parts of the server of a store share.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hqueue.protocol import Assignment, Place
 
 # A check that comes later than this means that the server stood still, and so did every client's connection to it.
-_STALL_S: Final = 10.0
+STALL_S: Final = 10.0
 _WITHHELD_S: Final = 60.0
 
 
@@ -95,12 +95,23 @@ class LiveFarm:
             self.clients[client.id] = client
         return client
 
-    def leave(self, client_id: int) -> None:
-        """Forget a client that was lost or is gone; its next heartbeat is told to register again."""
+    def leave(self, client_id: int, client: LiveClient | None = None) -> None:
+        """Forget a client that was lost or is gone; its next heartbeat is told to register again.
+
+        client: the one that was lost; another that has registered meanwhile stays.
+        """
         with self._lock:
-            client = self.clients.pop(client_id, None)
-        if client is not None:
-            self.forget_runs(client, list(client.runs))
+            known = self.clients.get(client_id)
+            if known is None or (client is not None and known is not client):
+                return
+            del self.clients[client_id]
+        self.forget_runs(known, list(known.runs))
+
+    def is_overdue(self, client: LiveClient, timeout_s: float) -> bool:
+        """Tell whether a client has not been heard, or has not registered anew, since it was found overdue."""
+        with self._lock:
+            current = self.clients.get(client.id) is client
+        return current and self.clock.monotonic() - client.seen_at_s > timeout_s
 
     def tell(self, client_id: int) -> None:
         """Note that there may be something to tell a client at its next heartbeat."""
@@ -121,7 +132,7 @@ class LiveFarm:
         """Return the clients that have not reported for too long, counting only time in which the server listened."""
         now = self.clock.monotonic()
         with self._lock:
-            if now - self._checked_at_s > _STALL_S:
+            if now - self._checked_at_s > STALL_S:
                 # The first check, or one that comes late: everybody gets a full period again.
                 for client in self.clients.values():
                     client.seen_at_s = now

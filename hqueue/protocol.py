@@ -28,6 +28,8 @@ KILLED: Final = "killed"  # after the client had begun to kill it, whatever its 
 REFUSED: Final = "refused"  # never started
 LOST: Final = "lost"  # gone without a result, and proved dead
 Outcome = Literal["exited", "killed", "refused", "lost"]
+# Whose fault a refusal is. A shell is not found: the job's fault, unless clients have run that shell lately.
+Fault = Literal["job", "shell", "machine"]
 State = Literal["held", "running", "halted", "dying", "ended"]
 Asked = Literal["run", "halt", "die"]
 
@@ -139,6 +141,7 @@ class Report(Message, omit_defaults=True):
     message: str = ""
     progress: tuple[Real, Real] | None = None
     lost_output: str = ""  # what became of output that nobody will ever see, as the end of a sentence
+    fault: Fault = "machine"  # of a refusal
 
 
 class Beat(Message):
@@ -320,7 +323,7 @@ _IN_WORDS: Final = {
     "object": "a struct",
     "null": "nothing",
 }
-_WORDS: Final[dict[str, Any]] = {"outcome": Outcome, "state": State, "wish": Asked}
+_WORDS: Final[dict[str, Any]] = {"outcome": Outcome, "state": State, "wish": Asked, "fault": Fault}
 
 
 def _sentence(complaint: str, value: Any, name: str) -> str:

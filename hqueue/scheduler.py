@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.clock import Clock, to_ms
 from hqueue.config import client_label
 from hqueue.database import listed
 from hqueue.errors import PASSING
 from hqueue.lifecycle import blocklist
+from hqueue.lifecycle.refusals import cap_rests
 from hqueue.lifecycle.runs import Placement, assign, lose_client
 from hqueue.lifecycle.status import apply
 from hqueue.lifecycle.turns import below_unfinished
-from hqueue.matching import Candidate, FitTable, HeldFor, Plan, needs_more_than_a_gap, plan
+from hqueue.live import STALL_S
+from hqueue.matching import Candidate, FitTable, Plan, plan
+from hqueue.patience import ABANDONED, Abandoned, Firsts
 from hqueue.schema import client, job, run
 from hqueue.states import Cause, JobEvent, JobStatus
 from hqueue.store import chunks
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from hqueue.clock import Clock
     from hqueue.config import ServerConfig
     from hqueue.live import LiveClient
     from hqueue.matching import Placement as Placed
@@ -39,8 +42,6 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 1.0  # a lost nudge costs this much
 _MOST_RESCUED: Final = 1_000  # in one transaction
-# A job that waits for an emptier client looks again for the best one after this long, then after twice as long, …
-_LOOK_AGAIN_MS: Final = 60_000
 
 
 @dataclass(slots=True)
@@ -63,7 +64,8 @@ class Scheduler:
         self._farm = farm
         self._wanted: Mapping[int, Requirement] = {}  # of the latest look
         self._fits = FitTable()
-        self._firsts = _Firsts(int(config.hold_after_s * 1000))
+        self._firsts = Firsts(int(config.hold_after_s * 1000))
+        self._abandoned = Abandoned(config.rescue_abandoned_minutes * 60)
         self._waiting: list[Future[None]] = []
         self._released = False
         self._mutex = threading.Lock()
@@ -107,32 +109,44 @@ class Scheduler:
         """Look after clients and runs, once per interval however often the scheduler is woken."""
         now_s = self.clock.monotonic()
         if self._supervised_at_s is None:
-            self._safely(blocklist.recount_all)  # the limit may be another one since the last start
+            self._safely(blocklist.begin)
+            self._safely(cap_rests)
         elif now_s - self._supervised_at_s < INTERVAL_S:
             return
+        late = self._supervised_at_s is None or now_s - self._supervised_at_s > STALL_S
         self._supervised_at_s = now_s
         for live in self.live_farm.overdue(self.config.active_timeout_s):
-            if self._safely(partial(_lose, live)):
-                self.live_farm.leave(live.id)
+            if self._lose(live):
                 counts.lost += 1
-        before_ms = to_ms(self.clock.now()) - int(self.store.policy.rescue_abandoned_minutes * 60_000)
-        for job_ids in chunks(self._to_rescue(before_ms), _MOST_RESCUED):
-            counts.rescued += self._rescue(job_ids, before_ms)
-
-    def _to_rescue(self, before_ms: int) -> list[int]:
-        """Return the jobs whose clients were lost before a moment and have not come back."""
-        if not self.store.policy.rescue_abandoned_minutes:
-            return []
         with self.store.reading() as connection:
-            return list(connection.execute(_ABANDONED_BEFORE, {"moment": before_ms}).scalars())
+            due = self._abandoned.due(connection, now_s, late=late)
+            forgiven = blocklist.is_forgiven(connection, self.store.policy, self.clock.steady_ms())
+        for runs in chunks(due, _MOST_RESCUED):
+            counts.rescued += self._rescue(runs)
+        if forgiven:
+            self._safely(blocklist.forgive)
 
-    def _rescue(self, job_ids: Sequence[int], before_ms: int) -> int:
-        """Rescue jobs, all at once; where one of them cannot be rescued, one by one. Return how many were."""
-        if self._safely(partial(_rescue, job_ids, before_ms)):
-            return len(job_ids)
-        if len(job_ids) == 1:
+    def _lose(self, live: LiveClient) -> bool:
+        """Lose a client, unless it was heard while others were writing; tell whether it was lost."""
+        lost: list[bool] = []
+
+        def lose(session: Session) -> None:
+            lost[:] = [self.live_farm.is_overdue(live, self.config.active_timeout_s)]
+            if lost[0]:
+                _lose(live, session)
+
+        if not (self._safely(lose) and lost[0]):
+            return False
+        self.live_farm.leave(live.id, live)
+        return True
+
+    def _rescue(self, runs: Sequence[int]) -> int:
+        """Rescue the jobs of runs, all at once; where one of them cannot be rescued, one by one. Return how many."""
+        if self._safely(partial(_rescue, runs)):
+            return len(runs)
+        if len(runs) == 1:
             return 0
-        return sum(self._safely(partial(_rescue, [job_id], before_ms)) for job_id in job_ids)
+        return sum(self._safely(partial(_rescue, [run_id])) for run_id in runs)
 
     def _safely(self, function: Callable[[Session], object]) -> bool:
         """Run one item in a transaction of its own: a bad one is logged and holds up no other."""
@@ -179,10 +193,10 @@ class Scheduler:
         besides: roots whose jobs are left out.
         """
         with self.store.reading() as connection:
-            unready = blocklist.pending_roots(connection)
-            if unready and wait_for_roots:
+            pending = blocklist.is_pending(connection)
+            if pending and wait_for_roots:
                 return None
-            queue = _Queue(connection, unready | besides)
+            queue = _Queue(connection, besides, all_ready=not pending)
             heads = queue.heads()
             if not heads:
                 self._firsts.forget()
@@ -200,7 +214,7 @@ class Scheduler:
             farm.units,
             fits=self._fits,
             waiting=queue,
-            holders=self._firsts.entitled(heads, requirements, to_ms(self.clock.now())),
+            holders=self._firsts.entitled(heads, requirements, self.clock),
             times=queue,
         )
 
@@ -210,13 +224,11 @@ class Scheduler:
         Clients, actions and failures may have changed since the snapshot.
         """
         connection = session.connection
-        taking = set(connection.execute(_TAKING, {"now": session.now_ms}).scalars())
+        taking = set(connection.execute(_TAKING, {"now": session.steady_ms}).scalars())
         withheld = below_unfinished(connection, [placement.job_id for placement in placements])
         left_out = set(withheld)
-        unready = blocklist.pending_roots(connection)
-        if unready:
-            wanted = {"jobs": [placement.job_id for placement in placements], "roots": unready}
-            left_out.update(connection.execute(_BELOW_ROOTS, wanted).scalars())
+        wanted = {"jobs": [placement.job_id for placement in placements]}
+        left_out.update(connection.execute(_UNREADY_JOBS, wanted).scalars())
         possible = [
             each
             for each in placements
@@ -236,73 +248,27 @@ class Scheduler:
         )
 
 
-class _Firsts:
-    """Since when the first job of each requirement has been that: after a while it may have clients held for it."""
-
-    def __init__(self, patience_ms: int) -> None:
-        self._patience_ms = patience_ms
-        self._since: dict[int, tuple[int, int]] = {}  # job id and moment, by requirement
-
-    def forget(self) -> None:
-        """Start anew: nothing waits."""
-        self._since.clear()
-
-    def entitled(
-        self,
-        heads: Mapping[int, Candidate],
-        requirements: Mapping[int, Requirement],
-        now_ms: int,
-    ) -> dict[int, HeldFor]:
-        """Return the jobs that may have clients held, by requirement; those for one client only after a while."""
-        found: dict[int, HeldFor] = {}
-        since: dict[int, tuple[int, int]] = {}
-        for key, head in heads.items():
-            wanted = requirements[key]
-            if not needs_more_than_a_gap(wanted):
-                continue
-            known = self._since.get(key)
-            began_ms = known[1] if known is not None and known[0] == head.job_id else now_ms
-            since[key] = (head.job_id, began_ms)
-            held_from_ms = began_ms if wanted.min_hosts > 1 else began_ms + self._patience_ms
-            if now_ms >= held_from_ms:
-                found[key] = HeldFor(head.job_id, _looked_at(held_from_ms, now_ms))
-        self._since = since
-        return found
-
-
-def _looked_at(held_from_ms: int, now_ms: int) -> int:
-    """Return the moment at which the clients to hold were last chosen: the beginning, then each twice as far from it.
-
-    In between the choice stays, so that a client can become empty; a bad one is not kept for ever.
-    """
-    later = _LOOK_AGAIN_MS
-    if now_ms - held_from_ms < later:
-        return held_from_ms
-    while now_ms - held_from_ms >= 2 * later:
-        later *= 2
-    return held_from_ms + later
-
-
 class _Queue:
-    """The runnable jobs in a snapshot, without those whose requirement is not right yet."""
+    """The runnable jobs in a snapshot, without those whose requirement is not right yet, and those of some roots."""
 
-    def __init__(self, connection: sa.Connection, unready: frozenset[int]) -> None:
+    def __init__(self, connection: sa.Connection, besides: frozenset[int], *, all_ready: bool) -> None:
         self._connection = connection
-        self._unready = unready
+        self._besides = besides
+        self._plain = all_ready and not besides
         self._times: dict[int, list[int]] | None = None
 
     def heads(self) -> dict[int, Candidate]:
         """Return the first job of each requirement that has any."""
         rows = self._connection.execute(_HEADS).all()
-        if self._unready:
+        if not self._plain:
             firsts = [first for row in rows for first in self.after(row.requirement_id, 0, 1)]
             return {first.requirement_id: first for first in firsts}
         return {key: Candidate((-priority, root_id, job_id), key) for key, job_id, priority, root_id in rows}
 
     def after(self, requirement_id: int, seen: int, most: int) -> list[Candidate]:
         """Return the next jobs of a requirement, in the queue's order."""
-        query = _NEXT_READY_JOBS if self._unready else _NEXT_JOBS
-        given = {"wanted": requirement_id, "seen": seen, "most": most, "unready": self._unready}
+        query = _NEXT_JOBS if self._plain else _NEXT_READY_JOBS
+        given = {"wanted": requirement_id, "seen": seen, "most": most, "besides": self._besides}
         rows = self._connection.execute(query, given)
         return [Candidate((-priority, root_id, job_id), requirement_id) for job_id, priority, root_id in rows]
 
@@ -321,12 +287,7 @@ _TAKING: Final = sa.select(client.c.id).where(
     client.c.condemned == "",
     client.c.refused_until <= sa.bindparam("now"),
 )
-_BELOW_ROOTS: Final = sa.select(job.c.id).where(job.c.id.in_(listed("jobs")), job.c.root_id.in_(listed("roots")))
-_ABANDONED_BEFORE: Final = (
-    sa.select(job.c.id, run.c.client_id)
-    .join(run, run.c.id == job.c.run_id)
-    .where(job.c.status == JobStatus.ABANDONED, run.c.abandoned_at < sa.bindparam("moment"))
-)
+_UNREADY_JOBS: Final = sa.select(job.c.id).where(job.c.id.in_(listed("jobs")), blocklist.unready)
 # A rescheduled job waits for the end of its old run.
 _READY: Final = sa.and_(
     job.c.status == JobStatus.RUNNABLE,
@@ -372,7 +333,7 @@ _NEXT_JOBS: Final = (
 )
 
 
-_NEXT_READY_JOBS: Final = _NEXT_JOBS.where(job.c.root_id.not_in(listed("unready")))
+_NEXT_READY_JOBS: Final = _NEXT_JOBS.where(~blocklist.unready, job.c.root_id.not_in(listed("besides")))
 
 
 def _lose(live: LiveClient, session: Session) -> None:
@@ -382,9 +343,8 @@ def _lose(live: LiveClient, session: Session) -> None:
         lose_client(session, live.id, client_label(row.hostname, row.name))
 
 
-def _rescue(job_ids: Sequence[int], before_ms: int, session: Session) -> None:
-    wanted = {"moment": before_ms, "jobs": job_ids}
-    rows = session.connection.execute(_ABANDONED_BEFORE.where(job.c.id.in_(listed("jobs"))), wanted)
-    clients = {row.id: row.client_id for row in rows}  # without those whose client came back since the snapshot
+def _rescue(runs: Sequence[int], session: Session) -> None:
+    rows = session.connection.execute(ABANDONED.where(run.c.id.in_(listed("runs"))), {"runs": runs})
+    clients = {row.job_id: row.client_id for row in rows}  # without those whose client came back since the snapshot
     apply(session, JobEvent.RESCUE, list(clients), Cause(message="its client did not come back"))
     blocklist.try_last(session, clients)

@@ -221,7 +221,8 @@ client = Table(
     Column("last_heartbeat_at", BigInteger, nullable=False),
     Column("load", Double, nullable=False),
     Column("refusals", Integer, nullable=False),  # in a row; they lengthen the pause
-    Column("refused_until", BigInteger, nullable=False),
+    Column("refused_until", BigInteger, nullable=False),  # by a clock that never jumps
+    Column("rest_reason", LongText),  # why it rests until then
     **_OPTIONS,
 )
 
@@ -286,7 +287,17 @@ client_failure = Table(
     Column("client_id", Id, ForeignKey("client.id"), primary_key=True, autoincrement=False),
     Column("root_id", BigInteger, nullable=False),
     Column("failures", Integer, nullable=False),
+    Column("failed_at", BigInteger),  # the last time, by a clock that never jumps
     Index("ix_client_failure_root_id", "root_id", "client_id"),
+    Index("ix_client_failure_failed_at", "failed_at"),
+    **_NO_AUTOINCREMENT,
+)
+# When clients last ran commands with a shell that a job named: it is no fault of a job that asks for the shell again.
+shell = Table(
+    "shell",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("ran_at", BigInteger, nullable=False),  # to the hour
     **_NO_AUTOINCREMENT,
 )
 # The clients that are blocked for a root's jobs. Those jobs have requirements that name them; while that is not yet so

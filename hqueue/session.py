@@ -61,13 +61,17 @@ class Session:
         self,
         connection: sa.Connection,
         now_ms: int,
+        steady_ms: int,
         counters: Counters,
         requirement_ids: dict[str, int],
+        shells: dict[str, int],
         policy: Policy,
     ) -> None:
         self.connection = connection
         self.now_ms = now_ms
+        self.steady_ms = steady_ms  # never jumps: for durations
         self.requirement_ids = requirement_ids  # what is known of the requirement table: ids by digest
+        self.shells = shells  # of the shell table: when each was noted last
         self.policy = policy
         self._counters = counters
         self._events: list[dict[str, Any]] = []

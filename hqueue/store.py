@@ -126,6 +126,7 @@ class Store:
         self._server_lock = database.ServerLock(self.engine)
         self._counters = Counters()
         self._requirement_ids: dict[str, int] = {}
+        self._shells: dict[str, int] = {}
         self._writer: sa.Connection | None = None
         self._used_at_s = 0.0
         self._epoch: int | None = None
@@ -197,8 +198,15 @@ class Store:
                     connection = self._writing_connection()
                     try:
                         with connection.begin() as transaction:
-                            now_ms = to_ms(self._clock.now())
-                            session = Session(connection, now_ms, self._counters, self._requirement_ids, self.policy)
+                            session = Session(
+                                connection,
+                                to_ms(self._clock.now()),
+                                self._clock.steady_ms(),
+                                self._counters,
+                                self._requirement_ids,
+                                self._shells,
+                                self.policy,
+                            )
                             yield session
                             session.finish()
                             self._commit(transaction)
@@ -355,6 +363,7 @@ class Store:
             return
         self._counters = Counters()
         self._requirement_ids.clear()
+        self._shells.clear()
         self._is_doubtful = False
         if before is not None and found != before:
             log.warning("another server has written to the store since; all that was remembered is read anew")

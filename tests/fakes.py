@@ -34,6 +34,10 @@ class FakeClock:
         with self._changed:
             return 1000.0 + self._elapsed_us / 1_000_000
 
+    def steady_ms(self) -> int:
+        with self._changed:
+            return int((self._start + timedelta(microseconds=self._elapsed_us)).timestamp() * 1000)
+
     def wait(self, event: threading.Event, seconds: float | None) -> bool:
         with self._changed:
             self.waits.append(seconds)

@@ -176,6 +176,9 @@ class Snapshot:
             return
         if (status is JobStatus.ABANDONED) != (current.abandoned_at is not None):
             yield f"its run's abandoned_at is {current.abandoned_at}"
+        where = self.clients[current.client_id]
+        if (where.lost or where.forgotten) and status is not JobStatus.ABANDONED:
+            yield "its client is lost or forgotten, so that nobody would notice the end of its run"
         wanted = {JobStatus.PAUSING: "halt", JobStatus.RESUMING: "run", JobStatus.EJECTING: "die"}.get(status)
         if wanted is not None and current.wish != wanted:
             yield f"its run is wished to {current.wish}"
@@ -202,11 +205,12 @@ class Snapshot:
 
     def _blocked(self, row: Any) -> Iterator[str]:
         block = self.blocks.get(row.root_id)
-        if block is None or block.pending:
+        if block is not None and block.pending:
             return
         blocked = self.requirements[row.requirement_id].blocked
-        if list(blocked) != json.loads(block.blocked_json):
-            yield f"its requirement blocks {blocked}, its root {block.blocked_json}"
+        text = "[]" if block is None else block.blocked_json
+        if list(blocked) != json.loads(text):
+            yield f"its requirement blocks {blocked}, its root {text}"
 
     def on_client(self, client_id: int) -> list[Any]:
         """Return the runs that take a client: open ones, those that reserve it, and given-up ones not proved dead."""

@@ -27,7 +27,7 @@ reschedule | · | · | · | · | · | · | · | · | B, fenced | B, afresh
 last child settled | B | error | · | · | · | · | · | · | · | only `onChildError`, if it applies
 child added | · | queued | · | · | · | · | · | · | · | `cancelled`: fault; else queued
 assigned | stale | running | stale | stale | stale | stale | stale | stale | stale | stale
-refused | error | error | B | paused, no run | error | error | B | B | B | closes the run
+refused | error | error | B, or failed (6.7) | paused, no run, or failed (6.7) | error | error | B, or failed | B, or failed | B, or failed | closes the run
 exited well | error | error | B, command done | same | error | same | same | same | same | closes the run
 exited badly | error | error | tries left: B, one used, *rescheduled*; none: failed | same | error | same | same | same | same | closes the run
 killed | error | error | by the reason of the kill | same | error | same | same | B (or paused), no try used | closes the run, B | closes the run

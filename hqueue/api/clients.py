@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from hqueue import __version__, wire
 from hqueue.config import client_label
+from hqueue.context import Chapter
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, UnknownClientError, UnsupportedError
 from hqueue.lifecycle.clients import forget, give_up_runs
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from hqueue.context import Context
     from hqueue.store import Session
 
 _LONGEST_HISTORY = 100_000
@@ -38,14 +38,8 @@ _LONGEST_HISTORY = 100_000
 _THESE: Final = listed("clients")
 
 
-class Clients:
+class Clients(Chapter):
     """The methods about clients."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._live_farm = context.live_farm
-        self._config = context.config
-        self._farm = context.farm
 
     @exposed()
     def getClients(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:
@@ -188,17 +182,7 @@ class Clients:
         Errors: UnknownClientError.
         Source: ours.
         """
-        key, description = arguments.one_id(client_id, "client_id"), wire.scrub(arguments.text(text, "text"))
-
-        def write(session: Session) -> bool:
-            query = sa.update(client).where(client.c.id == key, ~client.c.forgotten)
-            if not session.connection.execute(query.values(description=description)).rowcount:
-                raise UnknownClientError(
-                    f"client_id is {arguments.shown(client_id)}, but there is no client with this id"
-                )
-            return True
-
-        return self._store.write_soon(write)
+        return self._set(client_id, {"description": wire.scrub(arguments.text(text, "text"))})
 
     @exposed()
     def setAvailabilityRules(self, client_id: Any, rules: Any) -> Future[bool]:
@@ -212,23 +196,11 @@ class Clients:
         Errors: UnknownClientError; InvalidArgumentError that names the rule.
         Source: ours.
         """
-        key = arguments.one_id(client_id, "client_id")
         try:
             found = read_rules(rules, "rules")
         except RuleError as error:
             raise InvalidArgumentError(str(error)) from None
-        text = json.dumps(rules_as_dicts(found), separators=(",", ":"))
-
-        def write(session: Session) -> bool:
-            query = sa.update(client).where(client.c.id == key, ~client.c.forgotten)
-            if not session.connection.execute(query.values(rules_json=text)).rowcount:
-                raise UnknownClientError(
-                    f"client_id is {arguments.shown(client_id)}, but there is no client with this id"
-                )
-            session.after_commit(WakeScheduler())
-            return True
-
-        return self._store.write_soon(write)
+        return self._set(client_id, {"rules_json": json.dumps(rules_as_dicts(found), separators=(",", ":"))})
 
     @exposed()
     def removeClients(self, ids: Any) -> Future[bool]:
@@ -244,6 +216,19 @@ class Clients:
         future = self._store.write_soon(lambda session: self._remove(session, wanted))
         future.add_done_callback(lambda done: self._leave(wanted) if done.exception() is None else None)
         return future
+
+    def _set(self, client_id: Any, values: dict[str, str]) -> Future[bool]:
+        key = arguments.one_id(client_id, "client_id")
+        query = sa.update(client).where(client.c.id == key, ~client.c.forgotten).values(values)
+
+        def write(session: Session) -> bool:
+            if not session.connection.execute(query).rowcount:
+                shown = arguments.shown(client_id)
+                raise UnknownClientError(f"client_id is {shown}, but there is no client with this id")
+            session.after_commit(WakeScheduler())
+            return True
+
+        return self._store.write_soon(write)
 
     def _remove(self, session: Session, client_ids: Sequence[int]) -> bool:
         connection = session.connection

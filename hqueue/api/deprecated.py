@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.api.clients import Clients
 from hqueue.api.jobs import Jobs
+from hqueue.context import Chapter, Context
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job
-
-if TYPE_CHECKING:
-    from hqueue.context import Context
 
 _INFO: Final = (
     "startTime",
@@ -31,12 +29,11 @@ _INFO: Final = (
 )
 
 
-class Deprecated:
+class Deprecated(Chapter):
     """The deprecated methods; they answer as their successors do."""
 
     def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._live_farm = context.live_farm
+        super().__init__(context)
         self._jobs = Jobs(context)
         self._clients = Clients(context)
 

@@ -3,26 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.context import Chapter
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job
 from hqueue.states import JobStatus
 from hqueue.views.explaining import Explainer, jobs_ahead, resources_of
 
-if TYPE_CHECKING:
-    from hqueue.context import Context
 
-
-class Explanations:
+class Explanations(Chapter):
     """The method that says why a job waits."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._farm = context.farm
 
     @exposed()
     def explainJob(self, job_id: Any) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import wire
+from hqueue.context import Chapter
 from hqueue.database import insert_row, listed
 from hqueue.errors import DuplicateNameError, InvalidArgumentError, UnknownClientError, UnknownGroupError
 from hqueue.rpc.arguments import attributes, one_id, optional_ids, shown, text
@@ -20,18 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Future
 
-    from hqueue.context import Context
     from hqueue.store import Session
 
 GROUP_ATTRIBUTES: Final = ("clients", "id", "name")
 _LONGEST_NAME: Final = 255
 
 
-class Groups:
+class Groups(Chapter):
     """The methods about groups of clients."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
 
     @exposed()
     def getClientGroups(self, ids: Any = None, attribs: Any = None) -> list[dict[str, Any]]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import jobspec
+from hqueue.context import Chapter
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
+from hqueue.lifecycle import blocklist
 from hqueue.lifecycle.bulk import spread
 from hqueue.lifecycle.properties import PROPERTIES, Part, hooks_json, values_of
 from hqueue.lifecycle.requirements import read_requirement, requirement_id
@@ -28,19 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
 
-    from hqueue.context import Context
     from hqueue.jobspec import JobSpec
     from hqueue.store import Session
 
 _PROPERTIES_CHANGED: Final = "properties changed"
 
 
-class JobChanges:
+class JobChanges(Chapter):
     """The methods that change jobs other than by an action."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._farm = context.farm
 
     @exposed()
     def setJobPriority(self, ids: Any, priority: Any) -> Future[bool]:
@@ -91,6 +88,21 @@ class JobChanges:
             self._set_properties(session, wanted, frozenset(properties) - {"priority"}, spec)
             if "priority" in properties:
                 _set_priority(session, wanted, spec.priority or 0)
+            return True
+
+        return self._store.write_soon(write)
+
+    @exposed()
+    def clearBlocks(self, ids: Any) -> Future[bool]:
+        """Give clients on which too many jobs of a tree failed jobs of that tree again; return True.
+
+        All jobs below the same root count together: any of them names the tree. Unknown ids are skipped.
+        Source: ours.
+        """
+        wanted = arguments.ids(ids, "ids")
+
+        def write(session: Session) -> bool:
+            blocklist.clear(session, wanted)
             return True
 
         return self._store.write_soon(write)
@@ -167,6 +179,8 @@ class JobChanges:
         if names & _CONDITIONS_NAMES:
             self._set_conditions(session, found, conditions_from(spec.conditions or ()))
         changes = values_of(Part.REQUIREMENT, spec, names)
+        if names & _STARTED_WITH:
+            changes["refused"] = ()  # clients that could not start it so may be able to now
         if changes:
             self._replace(session, found, changes)
         for row in rows if names else ():
@@ -265,4 +279,5 @@ _CONDITIONS: Final = (
     .where(job.c.id == sa.bindparam("job"))
 )
 _CONDITIONS_NAMES: Final = frozenset({"conditions", "host", "hostgroup"})
+_STARTED_WITH: Final = frozenset({"command", "environment", "shell"})
 _CHANGEABLE: Final = PROPERTIES.keys() | _CONDITIONS_NAMES

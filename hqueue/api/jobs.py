@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hqueue.api import statusnames
 from hqueue.clock import to_ms
 from hqueue.config import client_label
+from hqueue.context import Chapter
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError
 from hqueue.joblogs import RunLog
@@ -30,22 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from concurrent.futures import Future
 
-    from hqueue.context import Context
     from hqueue.store import Session
 
 _MIB: Final = 1024 * 1024
 _MINUTE_MS: Final = 60_000
 
 
-class Jobs:
+class Jobs(Chapter):
     """The methods that read jobs, and those that act on lists of them."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._logs = context.logs
-        self._config = context.config
-        self._clock = context.clock
-        self._attributes = context.attributes
 
     @exposed()
     def getJobs(self, ids: Any, attribs: Any = None) -> list[dict[str, Any]]:

@@ -7,22 +7,20 @@ import fnmatch
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from hqueue.api import statusnames
 from hqueue.api.jobs import names_of
 from hqueue.clock import from_ms
+from hqueue.context import Chapter
 from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError
 from hqueue.rpc import arguments
 from hqueue.rpc.method import MANY, exposed
 from hqueue.schema import counter, event, job, job_edge, job_spec, run
 from hqueue.views import jobxml
-
-if TYPE_CHECKING:
-    from hqueue.context import Context
 
 DEFAULT_LIMIT: Final = 1_000
 MOST: Final = 10_000
@@ -72,12 +70,8 @@ class _Query:
         return self.tag is None or self.tag in json.loads(row.tags_json)
 
 
-class Listing:
+class Listing(Chapter):
     """The methods for those who keep a picture of the queue."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._attributes = context.attributes
 
     @exposed(big=lambda params: not _is_small(params))
     def listJobs(self, query: Any = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from hqueue import wire
 from hqueue.clock import from_ms
 from hqueue.config import client_label
+from hqueue.context import Chapter
 from hqueue.database import listed
 from hqueue.errors import HQueueError
 from hqueue.lifecycle import notes
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    from hqueue.context import Context
     from hqueue.store import Session
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,8 @@ def _are_few(params: list[Any]) -> bool:
     return bool(params) and isinstance(params[0], list | int) and bool(params[0]) and not asks_for_many(params)
 
 
-class Notes:
+class Notes(Chapter):
     """The methods about notes and threads."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
 
     @exposed()
     def addNote(self, text: Any, thread_id: Any = None, job_id: Any = None, client_id: Any = None) -> Future[bool]:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from hqueue import __version__
 from hqueue.clock import to_ms
 from hqueue.config import client_label
+from hqueue.context import Chapter, Context
 from hqueue.errors import PASSING
 from hqueue.rpc.method import Page
 from hqueue.schema import job, run
@@ -19,22 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from hqueue.context import Context
-
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 _BIGGEST_ID: Final = 2**63 - 1
 _STATES: Final = ("idle", "running", "disabled", "condemned", "terminating", "lost")
 
 
-class Pages:
+class Pages(Chapter):
     """The pages: /, /jobs/view/<id>, /health, /metrics."""
 
     def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._clock = context.clock
-        self._started_at_s = context.clock.monotonic()
-        self._attributes = context.attributes
-        self._farm = context.farm
+        super().__init__(context)
+        self._started_at_s = self._clock.monotonic()
 
     def get(self, path: str) -> Page:
         """Return the page for a path.

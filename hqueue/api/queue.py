@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hqueue import __version__, jobspec
+from hqueue.context import Chapter
 from hqueue.errors import InvalidArgumentError, UnknownJobError
 from hqueue.lifecycle.submission import submit
 from hqueue.rpc import arguments
@@ -13,21 +14,16 @@ from hqueue.rpc.method import Where, exposed
 from hqueue.states import PUBLISHED_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
     from datetime import datetime
 
-    from hqueue.context import Context
 
 _LONGEST_COMMAND_NAME: Final = 200
 
 
-class Queue:
+class Queue(Chapter):
     """The methods about the server, and those that submit."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._config = context.config
-        self._clock = context.clock
 
     @exposed(Where.LOOP)
     def ping(self) -> bool:
@@ -150,98 +146,30 @@ class Queue:
             lambda session: submit(session, graph, parent_id, child_ids),
         )
 
-    @exposed(Where.LOOP)
-    def getAllJobStatusNames(self) -> list[str]:
-        """Return the names of all statuses.
 
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getAllJobStatusNames"])
+def _published(method: str, what: str) -> Callable[[Queue], list[str]]:
+    """Return the method that answers with published names."""
 
-    @exposed(Where.LOOP)
-    def getRunningJobStatusNames(self) -> list[str]:
-        """Return the names of the statuses of jobs that a client is executing.
+    def names(_self: Queue) -> list[str]:
+        return list(PUBLISHED_NAMES[method])
 
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getRunningJobStatusNames"])
+    names.__doc__ = f"Return the names of {what}.\n\nSource: 12."
+    return exposed(Where.LOOP)(names)
 
-    @exposed(Where.LOOP)
-    def getPausedJobStatusNames(self) -> list[str]:
-        """Return the names of the statuses of paused jobs.
 
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getPausedJobStatusNames"])
-
-    @exposed(Where.LOOP)
-    def getFinishedJobStatusNames(self) -> list[str]:
-        """Return the names of the statuses of finished jobs; an abandoned one counts as finished, but may come back.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getFinishedJobStatusNames"])
-
-    @exposed(Where.LOOP)
-    def getSucceededStatusNames(self) -> list[str]:
-        """Return the names of the statuses of jobs that succeeded.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getSucceededStatusNames"])
-
-    @exposed(Where.LOOP)
-    def getFailedJobStatusNames(self) -> list[str]:
-        """Return the names of the statuses of jobs that finished without success.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getFailedJobStatusNames"])
-
-    @exposed(Where.LOOP)
-    def getUnfinishedJobStatusNames(self) -> list[str]:
-        """Return the names of all statuses but those of finished jobs.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getUnfinishedJobStatusNames"])
-
-    @exposed(Where.LOOP)
-    def getWaitingJobStatusNames(self) -> list[str]:
-        """Return the names of the statuses of jobs that wait.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getWaitingJobStatusNames"])
-
-    @exposed(Where.LOOP)
-    def getStartedJobEventNames(self) -> list[str]:
-        """Return the names of the events that start a job.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getStartedJobEventNames"])
-
-    @exposed(Where.LOOP)
-    def getResumedEventNames(self) -> list[str]:
-        """Return the names of the events that resume a job.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getResumedEventNames"])
-
-    @exposed(Where.LOOP)
-    def getRescheduledEventNames(self) -> list[str]:
-        """Return the names of the events that reschedule a job.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getRescheduledEventNames"])
-
-    @exposed(Where.LOOP)
-    def getPriorityChangedEventNames(self) -> list[str]:
-        """Return the names of the events that change a job's priority.
-
-        Source: 12.
-        """
-        return list(PUBLISHED_NAMES["getPriorityChangedEventNames"])
+for _method, _what in {
+    "getAllJobStatusNames": "all statuses",
+    "getRunningJobStatusNames": "the statuses of jobs that a client is executing",
+    "getPausedJobStatusNames": "the statuses of paused jobs",
+    "getFinishedJobStatusNames": "the statuses of finished jobs; an abandoned one counts as finished, but may come "
+    "back",
+    "getSucceededStatusNames": "the statuses of jobs that succeeded",
+    "getFailedJobStatusNames": "the statuses of jobs that finished without success",
+    "getUnfinishedJobStatusNames": "all statuses but those of finished jobs",
+    "getWaitingJobStatusNames": "the statuses of jobs that wait",
+    "getStartedJobEventNames": "the events that start a job",
+    "getResumedEventNames": "the events that resume a job",
+    "getRescheduledEventNames": "the events that reschedule a job",
+    "getPriorityChangedEventNames": "the events that change a job's priority",
+}.items():
+    setattr(Queue, _method, _published(_method, _what))

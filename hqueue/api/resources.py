@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue import wire
+from hqueue.context import Chapter
 from hqueue.database import insert_row
 from hqueue.errors import DuplicateNameError, InvalidArgumentError, JobStateError, UnknownResourceError
 from hqueue.rpc import arguments
@@ -19,7 +20,6 @@ from hqueue.store import WakeScheduler
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from hqueue.context import Context
     from hqueue.store import Session
 
 _LONGEST_NAME: Final = 255
@@ -27,12 +27,8 @@ _BIGGEST: Final = 2**31 - 1
 _PROPERTIES: Final = ("max", "name", "perMachine")
 
 
-class Resources:
+class Resources(Chapter):
     """The methods about resources."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._farm = context.farm
 
     @exposed()
     def getResources(self, ids: Any = None) -> list[dict[str, Any]]:

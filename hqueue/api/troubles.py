@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from hqueue.clock import from_ms, to_ms
+from hqueue.context import Chapter
 from hqueue.lifecycle import troubles
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
@@ -16,16 +17,9 @@ from hqueue.schema import client
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hqueue.context import Context
 
-
-class Troubles:
+class Troubles(Chapter):
     """The methods that list errors."""
-
-    def __init__(self, context: Context) -> None:
-        self._store = context.store
-        self._errors = context.errors
-        self._clock = context.clock
 
     @exposed()
     def getServerErrors(self) -> dict[str, Any]:

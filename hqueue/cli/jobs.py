@@ -24,7 +24,8 @@ LISTED: Final = ["id", "name", "status", "uiStatus", "overallProgress", "clients
 ON_REQUEST: Final = ["command", "shell", "environment", "maxTime", "exitCode", "history"]
 # More than so many at once are asked about, unless --yes was given.
 ASK_ABOVE: Final = 10
-SETTLED: Final = frozenset({"succeeded", "failed", "cancelled"})
+OVER: Final = dict.fromkeys(("succeeded", "failed", "cancelled"), "it is over")
+NOT_OVER: Final = ("queued", "runnable", "running", "pausing", "paused", "resuming", "ejecting")
 
 
 class Action(NamedTuple):
@@ -36,23 +37,12 @@ class Action(NamedTuple):
 
 
 ACTIONS: Final[Mapping[str, Action]] = {
-    "cancel": Action("cancelJobs", "cancel", dict.fromkeys(SETTLED, "it is over")),
-    "pause": Action("pauseJobs", "pause", dict.fromkeys(SETTLED, "it is over")),
-    "resume": Action("resumeJobs", "resume", dict.fromkeys(SETTLED, "it is over")),
-    "eject": Action("ejectJobs", "eject", dict.fromkeys(SETTLED, "it is over")),
-    "reschedule": Action(
-        "rescheduleJobs",
-        "run again",
-        dict.fromkeys(("queued", "runnable", "running", "pausing", "paused", "resuming", "ejecting"), "it is not over"),
-    ),
-    "delete": Action(
-        "deleteJobs",
-        "delete",
-        dict.fromkeys(
-            ("queued", "runnable", "running", "pausing", "paused", "resuming", "ejecting"),
-            "it is not over; cancel it first",
-        ),
-    ),
+    "cancel": Action("cancelJobs", "cancel", OVER),
+    "pause": Action("pauseJobs", "pause", OVER),
+    "resume": Action("resumeJobs", "resume", OVER),
+    "eject": Action("ejectJobs", "eject", OVER),
+    "reschedule": Action("rescheduleJobs", "run again", dict.fromkeys(NOT_OVER, "it is not over")),
+    "delete": Action("deleteJobs", "delete", dict.fromkeys(NOT_OVER, "it is not over; cancel it first")),
 }
 
 

@@ -92,6 +92,12 @@ class Environment:
             if here:
                 self.folders.update(dict.fromkeys(names, here))
 
+    def shares(self, path: str) -> bool:
+        """Tell whether a path is at or below a network folder."""
+        folders = {os.path.normpath(folder) for folder in self.folders.values()}
+        path = os.path.normpath(path)
+        return any(path == folder or path.startswith(os.path.join(folder, "")) for folder in folders)  # noqa: PTH118 - compared as text
+
     def of(self, assignment: Assignment, scratch: str, mark: str) -> dict[str, str]:
         """Return the whole environment of a run.
 

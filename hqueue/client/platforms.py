@@ -191,19 +191,26 @@ def find_shell(wanted: str, environment: Mapping[str, str]) -> Shell | None:
     """Find the program that runs a command; None when this machine has none of that name.
 
     `wanted` may bring arguments (`bash -l`); "" is bash where there is one, else sh; cmd on Windows, also in place of a
-    bash that is not there. The job's own PATH is searched.
+    bash that is not there. The job's own PATH is searched; for bash and sh this client's own PATH too.
     """
     import shutil  # noqa: PLC0415 - not wanted in the runner
 
-    path = environment.get("PATH", os.defpath)
-    program = shutil.which(wanted, path=path) if wanted else None
-    name, *options = [wanted] if program or not wanted else wanted.split()
-    if NAME == "windows" and (name in {"", "cmd"} or (name == "bash" and not shutil.which("bash", path=path))):
+    # A job may bring the PATH of another machine.
+    paths = [environment.get("PATH", os.defpath), os.environ.get("PATH", os.defpath)]
+
+    def find(name: str) -> str | None:
+        searched = paths if name in {"bash", "sh"} else paths[:1]
+        return next(filter(None, (shutil.which(name, path=path) for path in searched)), None)
+
+    program = find(wanted) if wanted else None
+    name, *options = [wanted] if program or not wanted.strip() else wanted.split()
+    if NAME == "windows" and (name in {"", "cmd"} or (name == "bash" and not find("bash"))):
         remark = "there is no bash on this machine; cmd runs the command" if name == "bash" else ""
         return Shell((environment.get("COMSPEC", "cmd.exe"), "/d", "/c"), ".cmd", remark)
     if not name:
-        program = shutil.which("bash", path=path) or shutil.which("sh", path=path) or shutil.which("/bin/sh")
-    program = program or shutil.which(name, path=path)
+        at_job = shutil.which("bash", path=paths[0]) or shutil.which("sh", path=paths[0])
+        program = at_job or find("bash") or find("sh")
+    program = program or find(name)
     return Shell((program, *options), ".script", "") if program else None
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hqueue.client.output import Output
     from hqueue.client.processes import Kill, Pack
-    from hqueue.protocol import Outcome, State
+    from hqueue.protocol import Fault, Outcome, State
 
 
 class Run:
@@ -130,7 +130,7 @@ class Run:
             return float("inf")
         return now + max(0.0, self.max_s - self.seconds(now))
 
-    def finish(self, outcome: Outcome, message: str) -> None:
+    def finish(self, outcome: Outcome, message: str, fault: Fault) -> None:
         """Write the end report."""
         killed = outcome == KILLED
         if killed:
@@ -144,6 +144,7 @@ class Run:
             seconds=self.seconds(self.started_at if self.ended_at is None else self.ended_at),
             peak_memory_kb=self.peak_kb,
             message=message,
+            fault=fault,
         )
 
     def final_report(self, report: Report) -> Report:

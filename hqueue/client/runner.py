@@ -7,6 +7,7 @@ memory as long as the machine works.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import subprocess
@@ -150,7 +151,8 @@ class Runner:
             child = _popen(message)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self._tell({"event": "failed", "token": token, "message": reason})
+            fault = _fault(error, message)
+            self._tell({"event": "failed", "token": token, "message": reason, "fault": fault})
             return
         self._children.watch(child)
         self._popens[child.pid] = token, child
@@ -195,6 +197,17 @@ class Runner:
     def _tell(self, message: Message) -> None:
         if self._daemon is not None:
             self._daemon.send(message)
+
+
+def _fault(error: Exception, message: Message) -> str:
+    """Return whose fault it is that a command did not start: the job brings the environment and names the program."""
+    if not isinstance(error, OSError):
+        return "job" if isinstance(error, ValueError) else "machine"
+    if error.errno in {errno.E2BIG, errno.ENOEXEC}:
+        return "job"
+    # A program that was found a moment ago: its interpreter is not there, or is none.
+    missing = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+    return "job" if missing and os.path.isdir(message["cwd"]) and os.path.exists(message["output"]) else "machine"  # noqa: PTH110, PTH112 - pathlib costs memory
 
 
 def _popen(message: Message) -> subprocess.Popen[bytes]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hqueue.client.journal import Journal
     from hqueue.client.processes import System
     from hqueue.client.workspace import Workspaces
-    from hqueue.protocol import Assignment, Outcome, Wish
+    from hqueue.protocol import Assignment, Fault, Outcome, Wish
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,9 @@ class Runs:
             self._to_forget.append(str(event.get("token")))
             return
         if event["event"] == "failed":
-            self._finish(run, REFUSED, message=f"the command could not be started: {event['message']}")
+            message = f"the command could not be started: {event['message']}"
+            # A runner of an earlier version does not say whose fault it is.
+            self._finish(run, REFUSED, message=message, fault=event.get("fault", "machine"))
             return
         if "pid" in event:
             if not run.pid:
@@ -297,8 +299,13 @@ class Runs:
         try:
             environment = self._environment.of(assignment, scratch, mark(self._key, run.token))
             run.argv, remark = self._workspaces.prepare(run.token, assignment.command, assignment.shell, environment)
-        except (RefusedError, UnusableEnvironmentError) as error:
-            self._finish(run, REFUSED, message=str(error))
+        except UnusableEnvironmentError as error:
+            self._finish(run, REFUSED, message=str(error), fault="job")
+            return False
+        except RefusedError as error:
+            # A folder that all machines share is not mounted here.
+            away = error.fault == "shell" and self._environment.shares(assignment.shell)
+            self._finish(run, REFUSED, message=str(error), fault="machine" if away else error.fault)
             return False
         run.environment = environment
         run.place = {"shell": " ".join(run.argv[:-1]), "folder": scratch, "remark": remark}
@@ -399,13 +406,13 @@ class Runs:
             run.pack = Pack(mark(self._key, run.token), run.pid, run.start, self._system)
         return run.pack
 
-    def _finish(self, run: Run, outcome: Outcome, *, message: str = "") -> None:
+    def _finish(self, run: Run, outcome: Outcome, *, message: str = "", fault: Fault = "machine") -> None:
         if run.sent:
             run.output.look(closely=True)
             self._note_output(run, disk_full=bool(run.pid) and self._workspaces.disk_full())
         if run.output.lost:
             log.warning("job %s: output is lost: %s", run.job_id, run.output.lost)
-        run.finish(outcome, message)
+        run.finish(outcome, message, fault)
         if outcome == REFUSED:
             log.warning("job %s refused: %s", run.job_id, message)
             self._workspaces.remove(run.token)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from hqueue.protocol import Fault
+
 log = logging.getLogger(__name__)
 
 FULL_BYTES = 64 * 1024  # less room than this, and the next line of output may not fit
@@ -27,6 +29,10 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}")
 
 class RefusedError(Exception):
     """This machine cannot run the command; the message is the sentence people read."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class Workspaces:
@@ -58,9 +64,9 @@ class Workspaces:
         """
         found = self._find_shell(shell, environment)
         if found is None:
-            raise RefusedError(
-                f"there is no shell named {shell!r} on this machine" if shell else "this machine has no shell"
-            )
+            if not shell:
+                raise RefusedError("this machine has no shell", "machine")
+            raise RefusedError(f"there is no shell named {shell!r} on this machine", "shell")
         lines = f"{command}\n"
         if found.suffix == ".cmd":
             lines = lines.replace("\n", "\r\n")  # cmd misses labels in a file with other line ends
@@ -76,7 +82,7 @@ class Workspaces:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise RefusedError(sentence(error, self.root)) from error
+            raise RefusedError(sentence(error, self.root), "machine") from error
         return [*found.argv, script], found.remark
 
     def _make(self, scratch: str) -> None:

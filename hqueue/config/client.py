@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hqueue.config.ini import find_ini, read_ini, state_folder
-from hqueue.config.kinds import Address, Flag, Folder, ServerAddress, Text, Umask, Whole, hide_in_url
+from hqueue.config.kinds import FLAG, FOLDER, SERVER_ADDRESS, UMASK, Address, hide_in_url, text_line, whole
 from hqueue.config.settings import Given, read_flags, read_strictly, read_values, read_variables, setting
 from hqueue.errors import ConfigError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SERVER_PORT = 5000
 # Part of a label (host:name), of lists split at commas and semicolons, and of a folder's name.
-CLIENT_NAME = Text(
+CLIENT_NAME = text_line(
     "a name of at most 64 characters without : , ; / \\ or control characters",
     r"(?!\.{1,2}$)[^:,;/\\\x00-\x1f\x7f]{0,64}",
 )
@@ -33,15 +33,15 @@ class ClientConfig:
     says; `next_free_port`: when `listen_port` is taken, the next free one will do.
     """
 
-    server: Address = setting("127.0.0.1", ServerAddress(), variable="HQUEUE_SERVER", mask=hide_in_url)  # noqa: RUF009 - setting() makes a field
-    port: int = setting(str(SERVER_PORT), Whole(1, 65535))
-    listen_port: int = setting("5001", Whole(0, 65535), variable="HQUEUE_LISTEN_PORT")
+    server: Address = setting("127.0.0.1", SERVER_ADDRESS, variable="HQUEUE_SERVER", mask=hide_in_url)  # noqa: RUF009 - setting() makes a field
+    port: int = setting(str(SERVER_PORT), whole(1, 65535))
+    listen_port: int = setting("5001", whole(0, 65535), variable="HQUEUE_LISTEN_PORT")
     name: str = setting("", CLIENT_NAME, variable="HQUEUE_NAME")
-    cpus: int = setting("0", Whole(0, 4096), variable="HQUEUE_CPUS")
-    auto_upgrade: bool = setting("false", Flag(), variable="HQUEUE_AUTO_UPGRADE")
-    umask: int | None = setting("", Umask(), variable="HQUEUE_UMASK")
-    state_dir: Path = setting("", Folder(), variable="HQUEUE_STATE_DIR")  # noqa: RUF009 - setting() makes a field
-    network_mount: str = setting("", Text(), key="sharedNetwork.mount")
+    cpus: int = setting("0", whole(0, 4096), variable="HQUEUE_CPUS")
+    auto_upgrade: bool = setting("false", FLAG, variable="HQUEUE_AUTO_UPGRADE")
+    umask: int | None = setting("", UMASK, variable="HQUEUE_UMASK")
+    state_dir: Path = setting("", FOLDER, variable="HQUEUE_STATE_DIR")  # noqa: RUF009 - setting() makes a field
+    network_mount: str = setting("", text_line(), key="sharedNetwork.mount")
 
     next_free_port: bool
     job_environment: Mapping[str, str]
@@ -115,9 +115,10 @@ def server_address(text: str) -> Address:
     Errors: ConfigError, which shows no password.
     """
     try:
-        return ServerAddress().parse(text, Path())
+        address: Address = SERVER_ADDRESS.parse(text, Path())
     except ValueError:
-        raise ConfigError(f"The server is {hide_in_url(text)!r}, but must be {ServerAddress.expected}.") from None
+        raise ConfigError(f"The server is {hide_in_url(text)!r}, but must be {SERVER_ADDRESS.expected}.") from None
+    return address
 
 
 def address_url(address: Address, port: int = SERVER_PORT) -> str:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hqueue.config.kinds import Flag
+from hqueue.config.kinds import FLAG
 from hqueue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ def _read_one(ini: IniFile, name: str) -> NetworkFolder:
     if not any(keys.values()):
         raise ConfigError(f"{place}: [{name}] has no path on any platform.")
     try:
-        return NetworkFolder(name, **{one: keys.get(one, "") for one in PLATFORMS}, main=Flag().parse(main, ini.folder))
+        return NetworkFolder(name, **{one: keys.get(one, "") for one in PLATFORMS}, main=FLAG.parse(main, ini.folder))
     except ValueError:
-        raise ConfigError(f"{place}: main of [{name}] is {main!r}, but must be {Flag.expected}.") from None
+        raise ConfigError(f"{place}: main of [{name}] is {main!r}, but must be {FLAG.expected}.") from None

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 from hqueue.config.folders import PLATFORMS, NetworkFolder, read_network_folders
 from hqueue.config.ini import HERE, IniFile, find_ini, read_ini, state_folder
 from hqueue.config.kinds import (
+    DATABASE_URL,
+    FLAG,
+    FOLDER,
     GIB,
     KIB,
     MAIL_ADDRESS,
-    Choice,
-    DatabaseUrl,
-    Flag,
-    Folder,
-    Number,
-    Several,
-    Size,
-    Text,
-    Whole,
+    choice,
     hide,
     hide_in_url,
+    number,
+    several,
+    size,
+    text_line,
+    whole,
 )
 from hqueue.config.settings import (
     Given,
@@ -53,6 +53,8 @@ class Policy:
     rescue_abandoned_minutes: float = 15  # 0: never
     max_rescues: int = 2
     max_client_failures: int = 3  # of a root's jobs, before a client is blocked for them; 0: no limit
+    forgive_failures_hours: float = 24  # after which a client's failures count no more
+    max_refusals: int = 10  # of one job by as many clients, before it fails
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,77 +64,83 @@ class ServerConfig:
     Units: names ending in `_s` are seconds, `_bytes` bytes, others as the name says.
     """
 
-    port: int = setting("5000", Whole(0, 65535), old=("hqserver.port",))
-    host: str = setting("127.0.0.1", Text("an address to listen on, such as 0.0.0.0", r"[^\s/]+"))
+    port: int = setting("5000", whole(0, 65535), old=("hqserver.port",))
+    host: str = setting("127.0.0.1", text_line("an address to listen on, such as 0.0.0.0", r"[^\s/]+"))
     allowed_hosts: tuple[str, ...] = setting(
-        "", Several("host names separated by commas, such as farm.example.com", r"[^\s,/:@]+")
+        "", several("host names separated by commas, such as farm.example.com", r"[^\s,/:@]+")
     )
-    public_url: str = setting("", Text("nothing, or a URL such as https://farm.example.com", r"(https?://[^\s?#@]+)?"))
+    public_url: str = setting(
+        "", text_line("nothing, or a URL such as https://farm.example.com", r"(https?://[^\s?#@]+)?")
+    )
     active_timeout_s: float = setting(
-        "2", Number(0.01, 10080, "minutes", 60), key="active_timeout", old=("hqserver.activeTimeout",)
+        "2", number(0.01, 10080, "minutes", 60), key="active_timeout", old=("hqserver.activeTimeout",)
     )
-    heartbeat_s: float = setting("5", Number(0.05, 3600, "seconds"))
-    kill_grace_s: float = setting("10", Number(0.05, 600, "seconds"))
-    reported_version: str = setting("", Text("nothing, or three numbers such as 20.5.332", r"([0-9]+(\.[0-9]+){2,})?"))
-    debug: bool = setting("false", Flag())
+    heartbeat_s: float = setting("5", number(0.05, 3600, "seconds"))
+    kill_grace_s: float = setting("10", number(0.05, 600, "seconds"))
+    reported_version: str = setting(
+        "", text_line("nothing, or three numbers such as 20.5.332", r"([0-9]+(\.[0-9]+){2,})?")
+    )
+    debug: bool = setting("false", FLAG)
 
     database_url: str = setting(
-        f"sqlite:///{HERE}/hqserver.db", DatabaseUrl(), old=("sqlalchemy.default.url",), mask=hide_in_url
+        f"sqlite:///{HERE}/hqserver.db", DATABASE_URL, old=("sqlalchemy.default.url",), mask=hide_in_url
     )
-    pool_size: int = setting("20", Whole(1, 10_000), old=("sqlalchemy.default.pool_size",))
-    max_overflow: int = setting("20", Whole(-1, 10_000), old=("sqlalchemy.default.max_overflow",))
+    pool_size: int = setting("20", whole(1, 10_000), old=("sqlalchemy.default.pool_size",))
+    max_overflow: int = setting("20", whole(-1, 10_000), old=("sqlalchemy.default.max_overflow",))
 
-    job_logs_dir: Path = setting(f"{HERE}/job_logs", Folder())  # noqa: RUF009 - setting() makes a field
-    max_output_bytes: int = setting("1 GiB", Size(64 * KIB, 1024 * GIB))
-    max_output_answer_bytes: int = setting("64 MiB", Size(64 * KIB, GIB), old=("max_output_answer",))
+    job_logs_dir: Path = setting(f"{HERE}/job_logs", FOLDER)  # noqa: RUF009 - setting() makes a field
+    max_output_bytes: int = setting("1 GiB", size(64 * KIB, 1024 * GIB))
+    max_output_answer_bytes: int = setting("64 MiB", size(64 * KIB, GIB), old=("max_output_answer",))
 
-    expire_jobs_days: int = setting("30", Whole(0, 36500), old=("hqserver.expireJobsDays",))
-    expire_clients_days: int = setting("30", Whole(0, 36500))
-    changes_days: int = setting("7", Whole(1, 3650))
+    expire_jobs_days: int = setting("30", whole(0, 36500), old=("hqserver.expireJobsDays",))
+    expire_clients_days: int = setting("30", whole(0, 36500))
+    changes_days: int = setting("7", whole(1, 3650))
 
-    upgrade_priority: int = setting("100", Whole(0, 2**31 - 1), old=("hqserver.upgradePriority",))
-    rescue_abandoned_minutes: float = setting(f"{Policy.rescue_abandoned_minutes:g}", Number(0, 525600, "minutes"))
-    max_rescues: int = setting(f"{Policy.max_rescues}", Whole(0, 1000))
-    max_client_failures: int = setting(f"{Policy.max_client_failures}", Whole(0, 1_000_000))
-    hold_after_s: float = setting("60", Number(0, 86400, "seconds"))
-    hook_max_minutes: float = setting("60", Number(0.01, 525600, "minutes"))
+    upgrade_priority: int = setting("100", whole(0, 2**31 - 1), old=("hqserver.upgradePriority",))
+    rescue_abandoned_minutes: float = setting(f"{Policy.rescue_abandoned_minutes:g}", number(0, 525600, "minutes"))
+    max_rescues: int = setting(f"{Policy.max_rescues}", whole(0, 1000))
+    max_client_failures: int = setting(f"{Policy.max_client_failures}", whole(0, 1_000_000))
+    forgive_failures_hours: float = setting(f"{Policy.forgive_failures_hours:g}", number(0.01, 87600, "hours"))
+    max_refusals: int = setting(f"{Policy.max_refusals}", whole(1, 1_000_000))
+    hold_after_s: float = setting("60", number(0, 86400, "seconds"))
+    hook_max_minutes: float = setting("60", number(0.01, 525600, "minutes"))
 
-    max_request_bytes: int = setting("64 MiB", Size(64 * KIB, 2 * GIB))
-    max_spec_depth: int = setting("1000", Whole(1, 10_000))
-    request_timeout_s: float = setting("60", Number(0.05, 3600, "seconds"))
-    max_connections: int = setting("4096", Whole(8, 1_000_000))
-    max_received_bytes: int = setting("256 MiB", Size(256 * KIB, 1024 * GIB))
-    max_unsent_bytes: int = setting("512 MiB", Size(256 * KIB, 1024 * GIB))
+    max_request_bytes: int = setting("64 MiB", size(64 * KIB, 2 * GIB))
+    max_spec_depth: int = setting("1000", whole(1, 10_000))
+    request_timeout_s: float = setting("60", number(0.05, 3600, "seconds"))
+    max_connections: int = setting("4096", whole(8, 1_000_000))
+    max_received_bytes: int = setting("256 MiB", size(256 * KIB, 1024 * GIB))
+    max_unsent_bytes: int = setting("512 MiB", size(256 * KIB, 1024 * GIB))
 
     email_to: tuple[str, ...] = setting(
-        "", Several("mail addresses separated by commas, such as farm@example.com", MAIL_ADDRESS)
+        "", several("mail addresses separated by commas, such as farm@example.com", MAIL_ADDRESS)
     )
-    error_email_from: str = setting("", Text("one mail address, such as farm@example.com", rf"({MAIL_ADDRESS})?"))
-    smtp_server: str = setting("", Text("the host name of a mail server", r"[^\s/]*"))
-    smtp_port: int = setting("25", Whole(1, 65535))
-    smtp_user: str = setting("", Text())
-    smtp_password: str = setting("", Text(), mask=hide)
-    smtp_tls: str = setting("off", Choice(("off", "starttls", "tls")))
+    error_email_from: str = setting("", text_line("one mail address, such as farm@example.com", rf"({MAIL_ADDRESS})?"))
+    smtp_server: str = setting("", text_line("the host name of a mail server", r"[^\s/]*"))
+    smtp_port: int = setting("25", whole(1, 65535))
+    smtp_user: str = setting("", text_line())
+    smtp_password: str = setting("", text_line(), mask=hide)
+    smtp_tls: str = setting("off", choice("off", "starttls", "tls"))
 
-    shared_network_host: str = setting("", Text(), key="sharedNetwork.host", old=("hqserver.sharedNetwork.host",))
-    shared_network_path: str = setting("", Text(), key="sharedNetwork.path", old=("hqserver.sharedNetwork.path",))
+    shared_network_host: str = setting("", text_line(), key="sharedNetwork.host", old=("hqserver.sharedNetwork.host",))
+    shared_network_path: str = setting("", text_line(), key="sharedNetwork.path", old=("hqserver.sharedNetwork.path",))
     shared_network_path_linux: str = setting(
-        "", Text(), key="sharedNetwork.path.linux", old=("hqserver.sharedNetwork.path.linux",)
+        "", text_line(), key="sharedNetwork.path.linux", old=("hqserver.sharedNetwork.path.linux",)
     )
     shared_network_path_windows: str = setting(
-        "", Text(), key="sharedNetwork.path.windows", old=("hqserver.sharedNetwork.path.windows",)
+        "", text_line(), key="sharedNetwork.path.windows", old=("hqserver.sharedNetwork.path.windows",)
     )
     shared_network_path_macosx: str = setting(
-        "", Text(), key="sharedNetwork.path.macosx", old=("hqserver.sharedNetwork.path.macosx",)
+        "", text_line(), key="sharedNetwork.path.macosx", old=("hqserver.sharedNetwork.path.macosx",)
     )
     shared_network_mount_linux: str = setting(
-        "/mnt/hq", Text(), key="sharedNetwork.mount.linux", old=("hqserver.sharedNetwork.mount.linux",)
+        "/mnt/hq", text_line(), key="sharedNetwork.mount.linux", old=("hqserver.sharedNetwork.mount.linux",)
     )
     shared_network_mount_windows: str = setting(
-        "H:/", Text(), key="sharedNetwork.mount.windows", old=("hqserver.sharedNetwork.mount.windows",)
+        "H:/", text_line(), key="sharedNetwork.mount.windows", old=("hqserver.sharedNetwork.mount.windows",)
     )
     shared_network_mount_macosx: str = setting(
-        "/Volumes/HQShared", Text(), key="sharedNetwork.mount.macosx", old=("hqserver.sharedNetwork.mount.macosx",)
+        "/Volumes/HQShared", text_line(), key="sharedNetwork.mount.macosx", old=("hqserver.sharedNetwork.mount.macosx",)
     )
 
     network_folders: tuple[NetworkFolder, ...]

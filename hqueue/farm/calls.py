@@ -131,9 +131,10 @@ class FarmMethods:
         """Say how runs ended without being a heartbeat: a long backlog in pieces, or the last words of a daemon.
 
         reports: [{token, outcome, exitCode, signal, reason, seconds, peakMemory (KB), outputBytes, message,
-        progress, lostOutput (why some of its output will never come)}]. outcome: exited (by itself), killed (after
-        the client had begun to kill it, for `reason`, whatever its exit status), refused (never started), lost (gone
-        without a result, and proved dead).
+        progress, lostOutput (why some of its output will never come), fault}]. outcome: exited (by itself), killed
+        (after the client had begun to kill it, for `reason`, whatever its exit status), refused (never started), lost
+        (gone without a result, and proved dead). fault: of a refusal, "job", "shell" (the job's, unless clients ran
+        that shell lately) or "machine".
         Idempotency key: the token; a report that comes twice changes nothing the second time.
         Stale tokens: acknowledged; the run is closed and its client's CPUs are free, the job does not change.
         Returns: acknowledged (tokens), resend ([{token, length}] as in farm.heartbeat).

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.errors import PASSING
+from hqueue.errors import PASSING, UnknownClientError
 from hqueue.lifecycle import clients
 from hqueue.protocol import Answer, write
 from hqueue.schema import client
@@ -81,7 +81,8 @@ class Heartbeat:
             session.after_commit(AwaitTick(self._tick))
             session.after_commit(WakeScheduler())
         clients.take_reports(session, live.id, live.label, self._accepted)
-        clients.take_listing(session, live.id, live.label, self._listing())
+        if not clients.take_listing(session, live.id, live.label, self._listing()):
+            raise UnknownClientError(f"{live.label} was lost before this heartbeat was taken; register first")
         self._write_state(session)
 
     def _write_state(self, session: Session) -> None:
@@ -163,6 +164,8 @@ class Heartbeat:
         if isinstance(error, PASSING):
             # The heartbeat counts all the same; what it brought comes again with the next one.
             self.reply.set_result(answer(self._number, self._config))
+        elif isinstance(error, UnknownClientError):
+            self.reply.set_exception(error)
         else:
             self._live.unheard = f"its heartbeats cannot be stored ({type(error).__name__}; see the server's log)"
             self.reply.set_exception(error)

@@ -15,6 +15,7 @@ spreading     changes that go down a tree the same way: a priority, shared condi
 trees         sums over everything below a job
 deletion      jobs that go for good, and what they leave behind
 requirements  what jobs ask of clients, stored once per distinct value
+refusals      whose fault it is that a client cannot run what it is given
 blocklist     clients that failed jobs: tried last, or blocked for a root
 reservations  the other clients of a job on several hosts
 notes         what people and the server write to threads

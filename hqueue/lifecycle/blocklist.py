@@ -23,6 +23,7 @@ from hqueue.store import WakeScheduler
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from hqueue.config import Policy
     from hqueue.matching import Requirement
     from hqueue.store import Session
 
@@ -42,12 +43,22 @@ _REHOME: Final = (
     .where(client_failure.c.job_id == sa.bindparam("key_id"))
     .values(root_id=sa.bindparam("root"))
 )
-_PENDING: Final = sa.select(root_block.c.root_id).where(root_block.c.pending)
+# For statements on jobs: those that are not to be assigned yet, because their requirements are not right.
+unready: Final = sa.exists().where(root_block.c.root_id == job.c.root_id, root_block.c.pending)
+_PENDING: Final = sa.select(root_block.c.root_id).where(root_block.c.pending).order_by(root_block.c.root_id)
+_COUNTED: Final = (
+    sa.select(client_failure.c.root_id, client_failure.c.client_id, sa.func.sum(client_failure.c.failures))
+    .group_by(client_failure.c.root_id, client_failure.c.client_id)
+    .having(sa.func.sum(client_failure.c.failures) >= sa.bindparam("most"))
+)
+_COUNTED_OF: Final = _COUNTED.where(client_failure.c.root_id.in_(listed("roots")))
+_UNSETTLED_ROOTS: Final = sa.select(job.c.root_id).where(job.c.status.not_in(sorted(SETTLED))).distinct()
+_OLD: Final = sa.select(client_failure.c.root_id).where(client_failure.c.failed_at < sa.bindparam("moment")).distinct()
 
 
-def pending_roots(connection: sa.Connection) -> frozenset[int]:
-    """Return the roots whose jobs are not to be assigned yet, because their requirements are not right."""
-    return frozenset(connection.execute(_PENDING).scalars())
+def is_pending(connection: sa.Connection) -> bool:
+    """Tell whether there is anything to do for the failures of any root."""
+    return connection.execute(_PENDING.limit(1)).first() is not None
 
 
 def count_failure(session: Session, job_id: int, client_id: int) -> None:
@@ -56,10 +67,12 @@ def count_failure(session: Session, job_id: int, client_id: int) -> None:
     Writes: client_failure; the root's blocked clients are worked out by the next `step`.
     """
     this = (client_failure.c.job_id == job_id, client_failure.c.client_id == client_id)
-    known = sa.update(client_failure).where(*this).values(failures=client_failure.c.failures + 1)
+    known = sa.update(client_failure).where(*this)
+    known = known.values(failures=client_failure.c.failures + 1, failed_at=session.steady_ms)
     root_id = session.connection.execute(sa.select(job.c.root_id).where(job.c.id == job_id)).scalar_one()
     if not session.connection.execute(known).rowcount:
         values = {"job_id": job_id, "client_id": client_id, "root_id": root_id, "failures": 1}
+        values["failed_at"] = session.steady_ms
         session.connection.execute(sa.insert(client_failure).values(values))
     _mark(session, recount=[root_id])
 
@@ -84,7 +97,8 @@ def forget(session: Session, job_ids: Sequence[int]) -> None:
     if failed:
         connection.execute(sa.delete(client_failure).where(_FAILURES), these)
     needs = {row.id: read_requirement(row.spec_json) for row in rows}
-    give(session, {job_id: replace(each, last=()) for job_id, each in needs.items() if each.last})
+    harmed = {job_id: replace(each, last=(), refused=()) for job_id, each in needs.items() if each.last or each.refused}
+    give(session, harmed)
     _mark(session, recount={row.root_id for row in rows if row.id in failed}, moved_to=_places(rows))
 
 
@@ -98,14 +112,21 @@ def reconsider(session: Session, root_id: int, after: int) -> None:
 def reconsider_jobs(session: Session, job_ids: Sequence[int]) -> None:
     """Look again at jobs that were settled: meanwhile their roots' blocked clients may have changed."""
     if job_ids:
-        _mark(session, moved_to=_places(session.connection.execute(_JOBS, {"jobs": job_ids}).all()))
+        rows = session.connection.execute(_JOBS, {"jobs": job_ids}).all()
+        _mark(session, recount=_failed_roots(session, {row.root_id for row in rows}), moved_to=_places(rows))
+
+
+def _failed_roots(session: Session, roots: Collection[int]) -> list[int]:
+    """Return those of the roots whose jobs failed on clients: nobody counts for them while they are settled."""
+    query = sa.select(client_failure.c.root_id).where(client_failure.c.root_id.in_(listed("roots"))).distinct()
+    return list(session.connection.execute(query, {"roots": roots}).scalars())
 
 
 def _places(rows: Sequence[Any]) -> dict[int, int]:
-    """Return from where on roots with blocked clients are to be looked at for these jobs."""
+    """Return from where on roots are to be looked at for these jobs: those with blocked clients, or that had some."""
     places: dict[int, int] = {}
     for row in rows:
-        if row.block is not None:
+        if row.block is not None or read_requirement(row.spec_json).blocked:
             places[row.root_id] = min(row.id - 1, places.get(row.root_id, row.id))
     return places
 
@@ -121,34 +142,92 @@ def rehome(session: Session, root_of: Mapping[int, int]) -> None:
     _mark(session, recount=places, moved_to=places)
 
 
-def recount_all(session: Session) -> None:
-    """Count all failures again: the limit may have changed."""
-    session.connection.execute(sa.update(root_block).values(pending=True, recount=True))
+def begin(session: Session) -> None:
+    """Look at all failures, as a start does: the limit may be another one, and the clock may have been wrong.
+
+    Only roots that have other blocked clients by now, and that are not done, are looked at again.
+    Writes: root_block, client_failure.
+    """
+    connection, now = session.connection, session.steady_ms
+    late = sa.or_(client_failure.c.failed_at.is_(None), client_failure.c.failed_at > now)
+    connection.execute(sa.update(client_failure).where(late).values(failed_at=now))
+    blocks_nobody = sa.and_(~root_block.c.pending, root_block.c.blocked_json == "[]")
+    connection.execute(sa.delete(root_block).where(blocks_nobody))
+    known = {row.root_id: tuple(json.loads(row.blocked_json)) for row in connection.execute(sa.select(root_block))}
+    right = _over(session)
+    different = {root_id for root_id in {*known, *right} if known.get(root_id, ()) != right.get(root_id, ())}
+    if different:
+        _mark(session, recount=different.intersection(connection.execute(_UNSETTLED_ROOTS).scalars()))
+
+
+def forgive(session: Session) -> None:
+    """Forget failures of long ago, those of some roots at once.
+
+    Writes: client_failure.
+    """
+    before = _forgiven_before(session.policy, session.steady_ms)
+    roots = session.connection.execute(_OLD.limit(_MOST_COUNTED), {"moment": before}).scalars().all()
+    _forget_of_roots(session, roots, client_failure.c.failed_at < before)
+
+
+def is_forgiven(connection: sa.Connection, policy: Policy, steady_ms: int) -> bool:
+    """Tell whether there are failures of long ago."""
+    return connection.execute(_OLD.limit(1), {"moment": _forgiven_before(policy, steady_ms)}).first() is not None
+
+
+def _forgiven_before(policy: Policy, steady_ms: int) -> int:
+    return steady_ms - int(policy.forgive_failures_hours * 3_600_000)
+
+
+def clear(session: Session, job_ids: Sequence[int]) -> None:
+    """Let the clients that are blocked for the roots of jobs have their jobs again.
+
+    Writes: client_failure.
+    """
+    roots = sa.select(job.c.root_id).where(job.c.id.in_(listed("jobs"))).distinct()
+    _forget_of_roots(session, session.connection.execute(roots, {"jobs": job_ids}).scalars().all())
+
+
+def _forget_of_roots(session: Session, roots: Sequence[int], *which: sa.ColumnElement[bool]) -> None:
+    if roots:
+        these = sa.delete(client_failure).where(client_failure.c.root_id.in_(listed("roots")), *which)
+        session.connection.execute(these, {"roots": roots})
+        _mark(session, recount=roots)
 
 
 def step(session: Session) -> bool:
     """Do what is next for roots with pending failures; tell whether there was anything to do.
 
-    All are counted, and some jobs of one are moved: most failures block nothing, and then nobody waits for anything.
+    Many are counted, and some jobs of one are moved: most failures block nothing, and then nobody waits for anything.
     Writes: root_block, the requirements of a root's unsettled jobs, the root's log.
     """
     query = sa.select(root_block).where(root_block.c.pending).order_by(root_block.c.root_id).limit(_MOST_COUNTED)
     rows = session.connection.execute(query).all()
+    counted = _over(session, [row.root_id for row in rows if row.recount])
     moved = False
+    done: list[int] = []
     for row in rows:
         blocked, moved_to = tuple(json.loads(row.blocked_json)), row.moved_to
         if row.recount:
-            counted = _over(session, row.root_id)
-            if counted != blocked:
-                _tell(session, row.root_id, sorted(set(counted) - set(blocked)))
-                blocked, moved_to = counted, 0
+            before, blocked = blocked, counted.get(row.root_id, ())
+            if before != blocked:
+                _tell(session, row.root_id, sorted(set(blocked) - set(before)))
+                moved_to = 0
         if moved_to is not None and not moved:
             moved_to = _move(session, row.root_id, blocked, moved_to)
             moved = True
+        if moved_to is None and not blocked:
+            done.append(row.root_id)
+            continue
         values = {"blocked_json": json.dumps(blocked), "recount": False, "moved_to": moved_to}
         this = sa.update(root_block).where(root_block.c.root_id == row.root_id)
         session.connection.execute(this.values(pending=moved_to is not None, **values))
+    if done:
+        session.connection.execute(_DONE, {"roots": done})
     return bool(rows)
+
+
+_DONE: Final = sa.delete(root_block).where(root_block.c.root_id.in_(listed("roots")))
 
 
 def _mark(session: Session, *, recount: Collection[int] = (), moved_to: Mapping[int, int] | None = None) -> None:
@@ -184,19 +263,19 @@ _MARK_NEW: Final = sa.insert(root_block).values(root_id=sa.bindparam("key_id"), 
 _MARK_KNOWN: Final = sa.update(root_block).where(root_block.c.root_id == sa.bindparam("key_id")).values(**_MARKS)
 
 
-def _over(session: Session, root_id: int) -> tuple[int, ...]:
-    """Return the clients with too many failures of a root's jobs; none where the limit is 0."""
+def _over(session: Session, roots: Sequence[int] | None = None) -> dict[int, tuple[int, ...]]:
+    """Return the clients with too many failures of a root's jobs, by root: of some, or of all; none with no limit.
+
+    Where they failed least comes first; twice as many count as more, or the jobs of a root would move too often.
+    """
     most = session.policy.max_client_failures
-    if not most:
-        return ()
-    query = (
-        sa.select(client_failure.c.client_id)
-        .where(client_failure.c.root_id == root_id)
-        .group_by(client_failure.c.client_id)
-        .having(sa.func.sum(client_failure.c.failures) >= most)
-        .order_by(client_failure.c.client_id)
-    )
-    return tuple(session.connection.execute(query).scalars())
+    if not most or (roots is not None and not roots):
+        return {}
+    query, values = (_COUNTED, {"most": most}) if roots is None else (_COUNTED_OF, {"most": most, "roots": roots})
+    found: dict[int, list[tuple[int, int]]] = {}
+    for root_id, client_id, failures in session.connection.execute(query, values):
+        found.setdefault(root_id, []).append(((int(failures) // most).bit_length(), client_id))
+    return {root_id: tuple(client_id for _, client_id in sorted(each)) for root_id, each in found.items()}
 
 
 def _tell(session: Session, root_id: int, client_ids: list[int]) -> None:

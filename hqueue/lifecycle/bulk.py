@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from hqueue.database import insert_row, listed
 from hqueue.lifecycle import turns
-from hqueue.lifecycle.deletion import GONE_ROOT, cut, delete, fitting, make_roots, missed_roots, rehome
+from hqueue.lifecycle.deletion import GONE_ROOT, cut, delete, detach, fitting, make_roots, missed_roots, rehome, wide
 from hqueue.lifecycle.rows import statuses
 from hqueue.lifecycle.spreading import SPREADING, Change
 from hqueue.lifecycle.status import apply
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 # Children looked at in one step: 10 to 20 ms of write lock.
 STEP: Final = 200
+# A job with more children is not deleted while its caller waits: it leaves its tree, and then goes in steps.
+AT_ONCE: Final = 1_000
 _DONE: Final = "done"
 _ITSELF: Final = -1  # where the children's cursor stands: the job is to be changed itself before them
 _SPREAD, _RELEASE = "spread", "release"
@@ -69,7 +71,9 @@ def act(session: Session, action: Action, job_ids: Sequence[int]) -> None:
     again = turns.holder(session.connection, named) is not None
     if action is Action.DELETE:
         going = _deletable(session, named)
-        below = delete(session, going)
+        slowly = wide(session.connection, going, AT_ONCE)
+        detach(session, slowly)
+        below = [*slowly, *delete(session, [job_id for job_id in going if job_id not in set(slowly)])]
         left = [job_id for job_id in named if job_id not in set(going)] if again else []
         _note(session, action, named, below, again=left, gone_roots=missed_roots(session, going))
         return

@@ -147,12 +147,14 @@ def _end_runs(session: Session, label: str, ended: Sequence[tuple[RunRow, Report
             troubles.count(session, f"lost output of a job: {why}", client_id=row.client_id)
 
 
-def take_listing(session: Session, client_id: int, label: str, listing: Collection[Listed]) -> None:
-    """Compare the runs a client holds with those it should hold.
+def take_listing(session: Session, client_id: int, label: str, listing: Collection[Listed]) -> bool:
+    """Compare the runs a client holds with those it should hold; False for a client that is to register first.
 
     A run that was listed once and is missing now is lost; one that was never listed, and is to die, never started;
-    a given-up one that is missing is dead.
+    a given-up one that is missing is dead. A client that was lost while what it says waited is watched by nobody.
     """
+    if session.connection.execute(_GONE, {"client": client_id}).first() is not None:
+        return False
     said = {each.token: each for each in listing}
     held = _held(session.connection, client_id)
     _take_listed(session, label, [(row, said[row.token]) for row in held if not row.fenced and row.token in said])
@@ -168,6 +170,12 @@ def take_listing(session: Session, client_id: int, label: str, listing: Collecti
             end_run(session, row, Report(row.token, KILLED, kill_reason=row.wish_reason), label=label)
     fresh = [row for row in held if row.token not in said and row.listed_at is None and row.wish != "die"]
     _come_back(session, label, [row for row in fresh if row.abandoned_at is not None])
+    return True
+
+
+_GONE: Final = sa.select(client.c.id).where(
+    client.c.id == sa.bindparam("client"), sa.or_(client.c.lost, client.c.forgotten)
+)
 
 
 def _take_listed(session: Session, label: str, both: Sequence[tuple[RunRow, Listed]]) -> None:
@@ -316,7 +324,14 @@ def condemn(session: Session, client_id: int, label: str, why: str) -> None:
 
 
 def forget(session: Session, client_id: int) -> None:
-    """Hide a client that terminates; it returns with its id, groups and rules if it registers again."""
+    """Hide a client that terminates and holds nothing; it returns with its id, groups and rules if it registers again.
+
+    What it was given while it said so goes back to the queue.
+    """
+    rows = open_runs(session.connection, client_id)
+    why = "its client has ended"
+    fence(session, [row.id for row in rows], why)
+    apply_to_current(session, rows, JobEvent.KILLED, Cause(why, kill_reason="ejected"))
     session.connection.execute(sa.update(client).where(client.c.id == client_id).values(forgotten=True))
     reservations.release_client(session, client_id, "one of its clients is gone")
 

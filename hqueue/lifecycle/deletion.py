@@ -38,6 +38,9 @@ _FEWER_CHILDREN: Final = (
     .where(job.c.id == sa.bindparam("key_id"))
     .values(children_total=job.c.children_total - sa.bindparam("lost"))
 )
+_GONE: Final = sa.select(bulk_job.c.job_id).where(
+    bulk_job.c.bulk_id == sa.bindparam("action"), bulk_job.c.state == GONE_ROOT
+)
 _REHOME: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(root_id=sa.bindparam("root"))
 
 
@@ -59,6 +62,18 @@ def delete(session: Session, job_ids: Sequence[int]) -> list[int]:
     connection, these = session.connection, {"jobs": job_ids}
     going = statuses(connection, job_ids)
     edges = connection.execute(sa.select(job_edge.c.parent_id, job_edge.c.child_id).where(_EDGES), these).all()
+    _leave_trees(session, edges, going)
+    _let_runs_die(session, job_ids)
+    for job_id, status in going.items():
+        session.record(job_id, "deleted", status)
+    for delete_what in _DELETE:
+        connection.execute(delete_what, these)
+    _leave_parents(session, edges, going)
+    return list(dict.fromkeys(child for parent, child in edges if parent in going and child not in going))
+
+
+def _leave_parents(session: Session, edges: Sequence[Any], going: Mapping[int, JobStatus]) -> None:
+    """Let the parents that stay count jobs no more that are no longer below them."""
     deltas: dict[int, tuple[int, int]] = {}
     lost: dict[int, int] = {}
     for parent, child in edges:
@@ -67,16 +82,30 @@ def delete(session: Session, job_ids: Sequence[int]) -> list[int]:
             status = going[child]
             deltas[parent] = (du - (status not in SETTLED), ds - (status in UNSUCCESSFUL))
             lost[parent] = lost.get(parent, 0) + 1
-    _leave_trees(session, edges, going)
-    _let_runs_die(session, job_ids)
-    for job_id, status in going.items():
-        session.record(job_id, "deleted", status)
-    for delete_what in _DELETE:
-        connection.execute(delete_what, these)
     if lost:
-        connection.execute(_FEWER_CHILDREN, [{"key_id": parent, "lost": count} for parent, count in lost.items()])
+        rows = [{"key_id": parent, "lost": count} for parent, count in lost.items()]
+        session.connection.execute(_FEWER_CHILDREN, rows)
         count_children(session, deltas)
-    return list(dict.fromkeys(child for parent, child in edges if parent in going and child not in going))
+
+
+def detach(session: Session, job_ids: Sequence[int]) -> None:
+    """Take jobs that will be deleted in steps out of every tree and list of roots at once."""
+    if not job_ids:
+        return
+    connection, these = session.connection, {"jobs": job_ids}
+    going = statuses(connection, job_ids)
+    above = job_edge.c.child_id.in_(_THESE)
+    edges = connection.execute(sa.select(job_edge.c.parent_id, job_edge.c.child_id).where(above), these).all()
+    _leave_trees(session, edges, going)
+    connection.execute(sa.delete(job_edge).where(above), these)
+    connection.execute(sa.update(job).where(job.c.id.in_(_THESE)).values(is_root=False), these)
+    _leave_parents(session, edges, going)
+
+
+def wide(connection: sa.Connection, job_ids: Sequence[int], limit: int) -> list[int]:
+    """Return those of the jobs that have more children than a limit."""
+    query = sa.select(job.c.id).where(job.c.id.in_(_THESE), job.c.children_total > limit)
+    return list(connection.execute(query, {"jobs": job_ids}).scalars()) if job_ids else []
 
 
 def fitting(connection: sa.Connection, job_ids: Sequence[int], limit: int) -> tuple[list[int], bool]:
@@ -156,20 +185,19 @@ def rehome(session: Session, bulk_id: int, limit: int) -> bool:
     still find that it has got a new parent.
     """
     parent, root = job.alias("parent"), job.alias("root")
-    orphaned = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == bulk_id, bulk_job.c.state == GONE_ROOT)
     query = (
         sa.select(job.c.id, sa.func.min(parent.c.root_id))
         .join(job_edge, job_edge.c.child_id == job.c.id)
         .join(parent, parent.c.id == job_edge.c.parent_id)
         .join(root, root.c.id == parent.c.root_id)
-        .where(job.c.root_id.in_(orphaned))
+        .where(job.c.root_id.in_(_GONE))
         .group_by(job.c.id)
         .limit(limit)
     )
-    found = dict(session.connection.execute(query).all())
+    found = dict(session.connection.execute(query, {"action": bulk_id}).all())
     if not found:
-        query = sa.select(job.c.id, job.c.id).where(job.c.root_id.in_(orphaned), ~_HAS_PARENTS).limit(limit)
-        found = dict(session.connection.execute(query).all())
+        query = sa.select(job.c.id, job.c.id).where(job.c.root_id.in_(_GONE), ~_HAS_PARENTS).limit(limit)
+        found = dict(session.connection.execute(query, {"action": bulk_id}).all())
         make_roots(session, list(found))
     if found:
         rows = [{"key_id": job_id, "root": root_id} for job_id, root_id in found.items()]

@@ -44,6 +44,7 @@ def repair(session: Session) -> list[str]:
         *_end_orphaned_runs(session),
         *_take_back_jobs(session),
         *_date_abandoned(session),
+        *_abandon_lost(session),
     ]
 
 
@@ -140,3 +141,18 @@ def _date_abandoned(session: Session) -> list[str]:
     found = _rows(session, query)
     abandon(session, [run_id for _, run_id in found])
     return [f"job {job_id}: abandoned, but nobody knew since when" for job_id, _ in found]
+
+
+def _abandon_lost(session: Session) -> list[str]:
+    """Nobody watches a client that is lost or forgotten: what is said to run there would do so for ever."""
+    query = (
+        sa.select(job.c.id, run.c.id)
+        .join(run, run.c.id == job.c.run_id)
+        .join(client, client.c.id == run.c.client_id)
+        .where(run.c.closed_at.is_(None), job.c.status != JobStatus.ABANDONED)
+        .where(sa.or_(client.c.lost, client.c.forgotten))
+    )
+    found = _rows(session, query)
+    abandon(session, [run_id for _, run_id in found])
+    apply(session, JobEvent.CLIENT_LOST, [job_id for job_id, _ in found], Cause(message="its client is gone"))
+    return [f"job {job_id}: its client was lost without it" for job_id, _ in found]

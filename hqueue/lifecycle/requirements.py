@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.database import insert_row, listed
-from hqueue.matching import Requirement
-from hqueue.schema import job, requirement
+from hqueue.matching import ClientFacts, Requirement, os_of, would_do
+from hqueue.schema import client, client_group, client_group_member, job, requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,3 +56,34 @@ def _by_digest(session: Session, digests: Iterable[str]) -> dict[str, int]:
 
 
 _GIVE: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(requirement_id=sa.bindparam("right"))
+
+
+def able(connection: sa.Connection, wanted: Requirement, *, at_work_ms: int | None = None) -> set[int]:
+    """Return the known clients that could run a job, off or busy as they may be; blocks do not count.
+
+    at_work_ms: without those that take no work at this moment.
+    """
+    groups: dict[int, set[str]] = {}
+    for client_id, name in connection.execute(_MEMBERS):
+        groups.setdefault(client_id, set()).add(name)
+    facts = [
+        ClientFacts(row.id, row.hostname, row.name, os_of(row.platform), frozenset(groups.get(row.id, ())), row.cpus)
+        for row in connection.execute(_KNOWN)
+        if at_work_ms is None or (row.at_work and row.refused_until <= at_work_ms)
+    ]
+    return would_do(wanted, facts).difference(wanted.refused)
+
+
+_AT_WORK: Final = sa.and_(~client.c.lost, ~client.c.disabled, ~client.c.terminating, client.c.condemned == "")
+_KNOWN: Final = sa.select(
+    client.c.id,
+    client.c.hostname,
+    client.c.name,
+    client.c.platform,
+    client.c.cpus,
+    client.c.refused_until,
+    _AT_WORK.label("at_work"),
+).where(~client.c.forgotten)
+_MEMBERS: Final = sa.select(client_group_member.c.client_id, client_group.c.name).join(
+    client_group, client_group.c.id == client_group_member.c.group_id
+)

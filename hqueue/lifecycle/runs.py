@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from hqueue.config import client_label
 from hqueue.database import listed
-from hqueue.lifecycle import blocklist, notes, reservations, troubles
+from hqueue.lifecycle import blocklist, notes, refusals, reservations, troubles
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.runrows import RunRow, abandon, current, fence, open_runs
 from hqueue.lifecycle.status import apply
@@ -27,12 +27,10 @@ from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hqueue.protocol import Fault
 
 log = logging.getLogger("hqueue.lifecycle")
 
-# After a refusal a client gets nothing for a while, longer each time (SPEC 6.7).
-_FIRST_REFUSAL_PAUSE_MS: Final = 10_000
-_LONGEST_REFUSAL_PAUSE_MS: Final = 300_000
 _MOST_NAMED: Final = 20  # jobs, in a note about a client that was lost with thousands
 
 
@@ -157,39 +155,60 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str) -> Non
     """Take a run's end: close it, and tell its job if it is still the job's current run.
 
     A report that comes twice changes nothing the second time.
-    Writes: the run, its job and its ancestors; a refusing client's pause.
+    Writes: the run, its job and its ancestors; the rest of a client that is at fault.
     """
     if row.closed_at is not None and not row.fenced:
         return
     session.after_commit(WakeScheduler())
     if row.fenced:
-        if report.outcome == REFUSED:
-            _pause_client(session, row.client_id)
+        if report.outcome == REFUSED and report.fault == "machine":
+            refusals.rest(session, row.client_id, f"it refused job {row.job_id}: {report.message}")
         # It was given up before; what counts now is only that it is dead.
         session.connection.execute(sa.update(run).where(run.c.id == row.id).values(fenced=False))
         if not load(session.connection, [row.job_id]):
             session.after_commit(DeleteLogs(row.job_id))  # it may have written more since it was given up
         return
     _close(session, (row, report))
-    _hold_against_client(session, row, report, label)
+    fault = _fault(session, row, report, label)
     jobs = load(session.connection, [row.job_id])
     if not jobs:
         session.after_commit(DeleteLogs(row.job_id))
-        return
-    if jobs[0].run_id != row.id:
-        return
+    elif jobs[0].run_id == row.id:
+        _tell_job(session, row, report, fault, label)
+
+
+def _fault(session: Session, row: RunRow, report: Report, label: str) -> Fault | None:
+    """Hold an end against the client that is at fault; return whose fault a refusal is, else None."""
+    if report.outcome == LOST:
+        troubles.count(session, f"lost a run: {report.message}", client_id=row.client_id)
+    if report.outcome != REFUSED:
+        return None
+    fault = refusals.fault_of(session, row.job_id, report)
+    if fault == "machine":
+        refusals.hold_against_machine(session, row, report, label)
+    return fault
+
+
+def _tell_job(session: Session, row: RunRow, report: Report, fault: Fault | None, label: str) -> None:
+    """Tell a job how its current run ended, and remember where it went wrong."""
     if report.progress is not None:
         store_progress(session, {row.job_id: report.progress})
+    its_own = fault is not None and fault != "machine"
+    why = refusals.leave_out(session, row, report) if its_own else ""
     cause = Cause(
-        message=f"{describe(report)}, client {label}",
+        message=why or f"{describe(report)}, client {label}",
         kill_reason=report.kill_reason,
         exit_code=report.exit_code,
+        hopeless=bool(why),
     )
     event = _event(report)
     apply(session, event, [row.job_id], cause)
+    if report.outcome in {EXITED, KILLED}:
+        refusals.note_shells(session, [row.job_id])
     if event is JobEvent.EXITED_BADLY:
         blocklist.count_failure(session, row.job_id, row.client_id)
-    if event in _HARM:
+        refusals.note_quick_failure(session, row, report, label)
+    if event in _HARM and not its_own:
         blocklist.try_last(session, {row.job_id: row.client_id})
 
 
@@ -220,6 +239,7 @@ def end_runs_well(session: Session, ended: Sequence[tuple[RunRow, Report]], *, l
                 progress[row.job_id] = report.progress
     store_progress(session, progress)
     if told:
+        refusals.note_shells(session, told)
         apply(session, JobEvent.EXITED_WELL, told, Cause(message=f"exit 0, client {label}", exit_code=0))
 
 
@@ -263,35 +283,6 @@ def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
             for row, report in ended
         ],
     )
-
-
-def _hold_against_client(session: Session, row: RunRow, report: Report, label: str) -> None:
-    if report.outcome == REFUSED:
-        if _pause_client(session, row.client_id) == 1:  # the first of a row: the others would say the same
-            notes.add(session, f"{label} refused job {row.job_id}: {report.message}", client_id=row.client_id)
-        troubles.count(session, f"refused a job: {report.message}", client_id=row.client_id)
-    elif report.outcome == LOST:
-        troubles.count(session, f"lost a run: {report.message}", client_id=row.client_id)
-
-
-def _pause_client(session: Session, client_id: int) -> int:
-    """Give a client nothing for a while; return how many refusals in a row that makes, 0 where it rests already.
-
-    What it refuses while it rests was given to it before: jobs given together are refused together, and count once.
-    """
-    query = sa.select(client.c.refusals, client.c.refused_until).where(client.c.id == client_id)
-    refusals, until = session.connection.execute(query).one()
-    if session.now_ms < until:
-        return 0
-    # A client that has been well for longer than the longest pause starts from the beginning.
-    refusals = 1 if session.now_ms > until + _LONGEST_REFUSAL_PAUSE_MS else refusals + 1
-    pause = min(_FIRST_REFUSAL_PAUSE_MS * 2 ** min(refusals - 1, 10), _LONGEST_REFUSAL_PAUSE_MS)
-    session.connection.execute(
-        sa.update(client)
-        .where(client.c.id == client_id)
-        .values(refusals=refusals, refused_until=session.now_ms + pause),
-    )
-    return int(refusals)
 
 
 def store_progress(session: Session, progress: Mapping[int, tuple[float, float]]) -> None:

@@ -20,7 +20,7 @@ from hqueue.matching.planning import Candidate, HeldFor, Hold, Placement, Plan, 
 from hqueue.matching.requirement import SINGLE, Requirement, singles_of
 from hqueue.matching.resources import Units
 from hqueue.matching.rules import Rule, RuleError, open_now, read_rules, rules_as_dicts
-from hqueue.matching.why import FitTable, Obstacle, obstacle
+from hqueue.matching.why import FitTable, Obstacle, obstacle, would_do
 
 __all__ = [
     "KINDS",
@@ -55,4 +55,5 @@ __all__ = [
     "rules_as_dicts",
     "same_host",
     "singles_of",
+    "would_do",
 ]

@@ -100,6 +100,8 @@ class OwnRoom:
         self._wanted = wanted
         self._units = units
         self._last = frozenset(wanted.last)
+        # Blocked ones are here only where blocks do not count.
+        self._failures = {client_id: place for place, client_id in enumerate(wanted.blocked, 1)}
         having = [view for view in clients if not lacks_room(wanted, view, units)]
         self._keys = {view.facts.id: self._key(view) for view in having}  # what else is in the heap is out of date
         self._heap = [(*self._keys[view.facts.id], view.facts.id, view) for view in having]
@@ -107,10 +109,11 @@ class OwnRoom:
         self._changed: dict[int, ClientView] = {}  # on which jobs have been placed since the last look
         idle.watch(self._keys, self._changed)
 
-    def _key(self, view: ClientView) -> tuple[bool, float]:
+    def _key(self, view: ClientView) -> tuple[int, bool, float]:
+        harm = self._failures.get(view.facts.id, 0), view.facts.id in self._last
         if self._wanted.alone:
-            return view.facts.id in self._last, -view.facts.speed * view.facts.cpus  # the fastest: it has it to itself
-        return view.facts.id in self._last, view.free_cpus  # the one it leaves least idle
+            return *harm, -view.facts.speed * view.facts.cpus  # the fastest: it has it to itself
+        return *harm, view.free_cpus  # the one it leaves least idle
 
     def best(self, most: int) -> list[ClientView]:
         """Take the best clients that have room out."""

@@ -21,6 +21,7 @@ class Standing(StrEnum):
     CONDEMNED = "condemned"
     DISABLED = "disabled"
     CLOSED = "no availability rule matches"
+    RESTING = "resting: it refused or failed what it was given a moment ago"
     TAKES_WORK = ""
 
 
@@ -30,7 +31,6 @@ class ClientView:
 
     facts: ClientFacts
     standing: Standing = Standing.TAKES_WORK
-    refused: bool = False  # it refused a job a moment ago
     free_cpus: int = 0
     jobs: int = 0
     singles: set[str] = field(default_factory=set)  # tags of the jobs on it

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from hqueue.matching.clients import Standing
-from hqueue.matching.why import ORDER, obstacle
+from hqueue.matching.why import ORDER, obstacle, would_do
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES: Final = 3
 # Of clients that pass all that they would have to be, these say what keeps them from the job at the moment.
-_SHORT: Final = {"refused": "resting after a refusal", "on hold": "on hold for another job", "CPUs": "busy"}
-_AT_WORK: Final = frozenset({"refused", "on hold", "tags", "CPUs", "resources"})
+_SHORT: Final = {"resting": "resting after a refusal or failures", "on hold": "on hold for another job", "CPUs": "busy"}
+_AT_WORK: Final = frozenset({"resting", "on hold", "tags", "CPUs", "resources"})
 
 
 @dataclass(slots=True)
@@ -50,6 +50,9 @@ class Explanation:
 
 def explain(wanted: Requirement, clients: Iterable[ClientView], units: Units, names: FarmNames) -> Explanation:
     """Count the reasons why clients do not take jobs with a requirement, the first that holds for each."""
+    clients = list(clients)
+    could = would_do(wanted, (client.facts for client in clients)).difference(wanted.refused)
+    wanted = replace(wanted, blocked=wanted.without_limbo(could))
     found: dict[tuple[int, str], Counted] = {}
     total = short = 0
     free: list[ClientView] = []
@@ -115,7 +118,7 @@ def _able(wanted: Requirement, free: int, reasons: Sequence[Counted]) -> list[st
 
 def _unable(reasons: Sequence[Counted]) -> list[str]:
     """Return what is said of clients that take nothing at the moment, or not this job: `3 disabled`."""
-    plain = {standing.value for standing in Standing if standing is not Standing.CLOSED}
+    plain = {standing.value for standing in Standing} - {Standing.CLOSED.value, Standing.RESTING.value}
     said = []
     for each in reasons:
         if each.reason in plain:
@@ -124,6 +127,8 @@ def _unable(reasons: Sequence[Counted]) -> list[str]:
             said.append(f"{each.count} outside {'its' if each.count == 1 else 'their'} hours")
         elif each.check == "blocked":
             said.append(f"{each.count} blocked after failures")
+        elif each.check == "refused":
+            said.append(f"{each.count} refused this job")
         elif each.check == "too few CPUs":
             said.append(f"{each.count} with {each.reason}")
     return said

@@ -124,35 +124,29 @@ def plan(
     return _Planner(requirements, clients, units, fits, waiting, holders, times).run(heads)
 
 
+@dataclass
 class _Planner:
     """One pass over the queue."""
 
-    def __init__(
-        self,
-        requirements: Mapping[int, Requirement],
-        clients: Sequence[ClientView],
-        units: Units,
-        fits: FitTable,
-        waiting: Waiting,
-        holders: Mapping[int, HeldFor],
-        times: RunTimes,
-    ) -> None:
-        self._requirements = requirements
-        self._open = [view for view in clients if not view.standing and not view.refused]
+    requirements: Mapping[int, Requirement]
+    clients: Sequence[ClientView]
+    units: Units
+    fits: FitTable
+    waiting: Waiting
+    holders: Mapping[int, HeldFor]
+    times: RunTimes
+
+    def __post_init__(self) -> None:
+        self._open = [view for view in self.clients if not view.standing]
         self._free = {view.facts.id: view for view in self._open if view.free_cpus > 0}
         self._idle = ByIdleCpus(self._free.values())
-        self._units = units
-        self._fits = fits
-        self._waiting = waiting
-        self._holders = holders
-        self._times = times
         self._rooms: dict[int, Room] = {}
         self._queues: dict[int, _Queue] = {}
         self._plan = Plan()
 
     def run(self, heads: Mapping[int, Candidate]) -> Plan:
         line = sorted(heads.values())  # a sorted list is a heap
-        while line and (self._free or self._holders):
+        while line and (self._free or self.holders):
             head = line[0]
             key = head.requirement_id
             clients = self._take(key)
@@ -162,7 +156,7 @@ class _Planner:
                 continue
             self._plan.placements.append(Placement(head, clients))
             self._fill(key, clients, min(line[1:3], default=None))
-            following = self._queue(key).next() if self._free or self._holders else None
+            following = self._queue(key).next() if self._free or self.holders else None
             if following is None:
                 heapq.heappop(line)
             else:
@@ -170,26 +164,21 @@ class _Planner:
         return self._plan
 
     def _queue(self, key: int) -> _Queue:
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = _Queue(key, self._waiting)
-        return queue
+        return self._queues.get(key) or self._queues.setdefault(key, _Queue(key, self.waiting))
 
     def _take(self, key: int) -> tuple[ClientView, ...]:
         """Place the next job of a requirement; return its clients, or none where too few clients have room."""
-        wanted = self._requirements[key]
-        if wanted.resources and self._units.lacking(wanted, ()):
+        wanted = self.requirements[key]
+        if wanted.resources and self.units.lacking(wanted, ()):
             return ()  # whatever the client
-        room = self._rooms.get(key)
-        if room is None:
-            room = self._rooms[key] = self._room(key)
+        room = self._rooms.get(key) or self._rooms.setdefault(key, self._room(key))
         licensed = wanted.several and wanted.resources
         found = self._licensed(wanted, room) if licensed else room.best(wanted.max_hosts)
         if len(found) < wanted.min_hosts:
             return ()
         for view in found:
             if wanted.resources:
-                self._units.take(wanted, view, first=view is found[0])
+                self.units.take(wanted, view, first=view is found[0])
             self._occupy(wanted, view)
         return tuple(found)
 
@@ -198,7 +187,7 @@ class _Planner:
 
         The client that one job leaves least idle is also the client that the next job like it leaves least idle.
         """
-        wanted, view = self._requirements[key], clients[0]
+        wanted, view = self.requirements[key], clients[0]
         most = view.free_cpus // wanted.cpus
         if not most or wanted.several or wanted.singles or wanted.resources:
             return
@@ -215,9 +204,9 @@ class _Planner:
 
     def _licensed(self, wanted: Requirement, room: Room) -> list[ClientView]:
         """Return as many clients as there are resources for; clients that already hold the resources come first."""
-        found = self._units.best_supplied(wanted, room.best(len(self._free)))
+        found = self.units.best_supplied(wanted, room.best(len(self._free)))
         able = wanted.max_hosts
-        while able >= wanted.min_hosts and self._units.lacking(wanted, found[:able]):
+        while able >= wanted.min_hosts and self.units.lacking(wanted, found[:able]):
             able -= 1
         for view in found[able:]:
             room.put_back(view)
@@ -225,38 +214,39 @@ class _Planner:
         return sorted(found[:able], key=lambda view: view.id in wanted.last)
 
     def _room(self, key: int) -> Room:
-        wanted, fitting = self._requirements[key], self._fits.fitting(key, self._requirements[key])
-        plain = not (wanted.alone or wanted.several or wanted.last)
+        wanted, fitting = self.requirements[key], self.fits.fitting(key, self.requirements[key])
+        plain = not (wanted.alone or wanted.several or wanted.last or wanted.blocked)
         if plain and 4 * len(fitting) > len(self._open):
-            return CommonRoom(wanted, fitting, self._idle, self._units)
+            return CommonRoom(wanted, fitting, self._idle, self.units)
         few = (self._free[each] for each in fitting if each in self._free)
-        return OwnRoom(wanted, few, self._idle, self._units)
+        return OwnRoom(wanted, few, self._idle, self.units)
 
     def _hold(self, head: Candidate) -> None:
         """Hold all the clients that a job needs, or none, where the job has the right to have clients held."""
-        right = self._holders.get(head.requirement_id)
+        right = self.holders.get(head.requirement_id)
         if right is None or right.job_id != head.job_id:
             return
-        wanted = self._requirements[head.requirement_id]
-        if self._units.impossible(wanted):
+        wanted = self.requirements[head.requirement_id]
+        if self.units.impossible(wanted):
             return
-        fitting = self._fits.fitting(head.requirement_id, wanted)
+        fitting = self.fits.fitting(head.requirement_id, wanted)
         doing = [view for view in self._open if view.id in fitting]
         if len(doing) < wanted.min_hosts:
             return  # emptier clients would not help
-        able = [view for view in doing if not view.held and not self._units.lacking(wanted, (view,))]
-        soonest = _Soonest(wanted, self._units, self._times.since(), right.known_at_ms)
+        able = [view for view in doing if not view.held and not self.units.lacking(wanted, (view,))]
+        soonest = _Soonest(wanted, self.units, self.times.since(), right.known_at_ms)
         chosen = sorted(able, key=soonest.key)[: wanted.min_hosts]
-        if len(chosen) < wanted.min_hosts or self._units.lacking(wanted, chosen):
+        if len(chosen) < wanted.min_hosts or self.units.lacking(wanted, chosen):
             # Resources are kept first: clients that stand empty for want of a licence are of no use to anybody.
             chosen = []
         for view in chosen:
             view.held = True
-        kept = self._units.keep_for(wanted, chosen)
+        kept = self.units.keep_for(wanted, chosen)
         if chosen or kept:
             self._plan.holds[head.job_id] = Hold(head.rank, tuple(view.id for view in chosen), kept)
 
 
+@dataclass(frozen=True, slots=True)
 class _Soonest:
     """Orders clients by how soon they may have room.
 
@@ -265,25 +255,18 @@ class _Soonest:
     gets no new runs, and so stays the choice.
     """
 
-    def __init__(
-        self,
-        wanted: Requirement,
-        units: Units,
-        since: Mapping[int, Sequence[int]],
-        known_at_ms: int,
-    ) -> None:
-        self._wanted = wanted
-        self._units = units
-        self._since = since
-        self._known_at_ms = known_at_ms
+    wanted: Requirement
+    units: Units
+    since: Mapping[int, Sequence[int]]
+    known_at_ms: int
 
     def key(self, view: ClientView) -> tuple[bool, int, int, int]:
         """Return what to sort a client by."""
-        last = view.id in self._wanted.last
-        if not lacks_room(self._wanted, view, self._units):
+        last = view.id in self.wanted.last
+        if not lacks_room(self.wanted, view, self.units):
             return last, 0, 0, view.id
-        assigned = self._since.get(view.id, ())
-        if view.fresh or not assigned or max(assigned) > self._known_at_ms:
+        assigned = self.since.get(view.id, ())
+        if view.fresh or not assigned or max(assigned) > self.known_at_ms:
             return last, 2, max(assigned, default=0), view.id
         return last, 1, -min(assigned), view.id
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hqueue.matching.conditions import Condition
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 SINGLE: Final = "single"
 
@@ -26,7 +26,8 @@ class Requirement:
     resources: tuple[tuple[str, int], ...] = ()
     min_hosts: int = 1
     max_hosts: int = 1
-    blocked: tuple[int, ...] = ()  # too many failures of the root's jobs there
+    blocked: tuple[int, ...] = ()  # too many failures of the root's jobs there; where they failed least comes first
+    refused: tuple[int, ...] = ()  # this job was refused there, and not for want of anything of the machine
     last: tuple[int, ...] = ()  # this job failed, was refused or was lost there: only when nothing else has room
 
     @property
@@ -42,7 +43,16 @@ class Requirement:
     @property
     def of_a_client(self) -> tuple[object, ...]:
         """Return what is asked of what a client is, rather than of what is in use on it."""
-        return self.conditions, self.platforms, self.blocked, self.cpus
+        return self.conditions, self.platforms, self.cpus
+
+    def without_limbo(self, could: Collection[int]) -> tuple[int, ...]:
+        """Return the clients whose block counts: none where no other is left of those that could run a job.
+
+        could: the ids of the clients that would do, did blocks not count; those that refused it are not among them.
+        """
+        blocked = frozenset(self.blocked)
+        left = sum(each not in blocked for each in could)
+        return self.blocked if left >= self.min_hosts else ()
 
     def to_json(self) -> str:
         """Return it as text, the same for equal requirements."""
@@ -56,6 +66,8 @@ class Requirement:
         }
         if self.blocked:
             data["blocked"] = self.blocked
+        if self.refused:
+            data["refused"] = self.refused
         if self.last:
             data["last"] = self.last
         return json.dumps(data, separators=(",", ":"))
@@ -73,6 +85,7 @@ class Requirement:
             min_hosts=data["hosts"][0],
             max_hosts=data["hosts"][1],
             blocked=tuple(data.get("blocked", ())),
+            refused=tuple(data.get("refused", ())),
             last=tuple(data.get("last", ())),
         )
 

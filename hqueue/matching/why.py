@@ -14,7 +14,7 @@ from hqueue.matching.facts import ClientFacts
 from hqueue.matching.resources import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from hqueue.matching.requirement import Requirement
 
@@ -80,11 +80,6 @@ _WHAT_IT_IS: Final[tuple[Check[ClientFacts], ...]] = (
         lambda wanted, client, _: next(each for each in wanted.conditions if not each.holds(client)).said(fails=True),
     ),
     Check(
-        "blocked",
-        lambda wanted, client, _: client.id in wanted.blocked,
-        lambda *_: "blocked: too many jobs of this tree failed there",
-    ),
-    Check(
         "too few CPUs",
         lambda wanted, client, _: wanted.cpus > client.cpus,
         lambda wanted, *_: f"too few CPUs: {wanted.cpus} wanted",
@@ -101,31 +96,32 @@ _WHAT_IS_IN_USE: Final[tuple[Check[ClientView], ...]] = (
         lambda wanted, client, units: f"resources: {units.said(units.lacking(wanted, (client,)), wanted)}",
     ),
 )
-_REFUSED: Final = "refused: it refused a job a moment ago"
-# The order in which reasons count (SPEC 6.8); refusals stand between two checks of what a client is.
+_REFUSED: Final = "refused: it cannot run this job, and said so"
+_BLOCKED: Final = "blocked: too many jobs of this tree failed there"
+# The order in which reasons count (SPEC 6.8): what can never be, then what cannot be now.
 ORDER: Final = (
-    *(standing.name.lower() for standing in Standing if standing),
-    "platform",
-    "conditions",
-    "blocked",
+    *(check.name for check in _WHAT_IT_IS),
     "refused",
-    "too few CPUs",
-    "on hold",
-    "tags",
-    "CPUs",
-    "resources",
+    *(standing.name.lower() for standing in Standing if standing),
+    "blocked",
+    *(check.name for check in _WHAT_IS_IN_USE),
 )
 
 
 def obstacle(wanted: Requirement, client: ClientView, units: Units) -> Obstacle | None:
-    """Return the first reason why a job does not go on a client, None when it could go there now."""
-    if client.standing:
-        return Obstacle(client.standing.value, ORDER.index(client.standing.name.lower()))
+    """Return the first reason why a job does not go on a client, None when it could go there now.
+
+    Every block counts: `explain` leaves those out that do not.
+    """
     for check in _WHAT_IT_IS:
-        if check.name == "too few CPUs" and client.refused:
-            return Obstacle(_REFUSED, ORDER.index("refused"))
         if check.holds(wanted, client.facts, units):
             return Obstacle(check.says(wanted, client.facts, units), ORDER.index(check.name))
+    if client.id in wanted.refused:
+        return Obstacle(_REFUSED, ORDER.index("refused"))
+    if client.standing:
+        return Obstacle(client.standing.value, ORDER.index(client.standing.name.lower()))
+    if client.id in wanted.blocked:
+        return Obstacle(_BLOCKED, ORDER.index("blocked"))
     for moving in _WHAT_IS_IN_USE:
         if moving.holds(wanted, client, units):
             return Obstacle(moving.says(wanted, client, units), ORDER.index(moving.name))
@@ -164,7 +160,7 @@ class FitTable:
         elif changed or gone:
             for wanted, fitting in self._sets.values():
                 fitting.difference_update(gone, (client.id for client in changed))
-                fitting.update(_would_do(wanted, changed))
+                fitting.update(would_do(wanted, changed))
 
     def keep(self, keys: Collection[int]) -> None:
         """Forget requirements that are not among the keys, where too many are kept."""
@@ -175,20 +171,25 @@ class FitTable:
 
     def fitting(self, key: int, wanted: Requirement) -> set[int]:
         """Return the ids of the clients that would do for a requirement, stored under its key."""
-        found = self._by_key.get(key)
-        if found is None:
+        could = self._by_key.get(key)
+        if could is None:
             shared = self._sets.get(wanted.of_a_client)
             if shared is None:
-                shared = self._sets[wanted.of_a_client] = (wanted, set(_would_do(wanted, self._clients.values())))
-            found = self._by_key[key] = shared[1]
-        return found
+                shared = self._sets[wanted.of_a_client] = (wanted, would_do(wanted, self._clients.values()))
+            could = self._by_key[key] = shared[1]
+        if wanted.refused:
+            could = could.difference(wanted.refused)
+        return could.difference(wanted.without_limbo(could)) if wanted.blocked else could
 
 
-def _would_do(wanted: Requirement, clients: Iterable[ClientFacts]) -> Iterator[int]:
+def would_do(wanted: Requirement, clients: Iterable[ClientFacts]) -> set[int]:
+    """Return the ids of those of some clients that are what a job needs, whatever went wrong on them."""
     checks = [check.holds for check in _WHAT_IT_IS]
+    found: set[int] = set()
     for client in clients:
         for holds in checks:
             if holds(wanted, client, _NO_UNITS):
                 break
         else:
-            yield client.id
+            found.add(client.id)
+    return found

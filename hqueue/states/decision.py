@@ -53,6 +53,7 @@ class Cause:
     run_ids: Mapping[int, int] = field(default_factory=dict)  # ASSIGNED: the new run of each job
     messages: Mapping[int, str] = field(default_factory=dict)  # where they differ from job to job
     halted: frozenset[int] = frozenset()  # CLIENT_BACK: jobs whose run the client says is halted
+    hopeless: bool = False  # REFUSED: no client is left that could run it
     hold: bool = False  # RESCHEDULE: unsuccessful children are about to be rescheduled too
 
 
@@ -192,6 +193,8 @@ class _Decision:
                 rule = Outcome.RESCUED_OR_FAILED
         if rule is Outcome.FENCED_CANCELLED:
             return JobStatus.CANCELLED
+        if rule is Outcome.REFUSED and self._cause.hopeless:
+            return JobStatus.FAILED
         if rule in {Outcome.AFRESH, Outcome.FENCED_AFRESH}:
             self._start_afresh()
         elif rule is Outcome.REOPENED and after.status is JobStatus.CANCELLED:

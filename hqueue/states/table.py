@@ -66,6 +66,7 @@ class Outcome(Enum):
     RETRIED_OR_FAILED = "a try is used and the children decide; without a try left: failed"
     BY_KILL_REASON = "why we killed it decides"
     RESCUED_OR_FAILED = "counted as a rescue, the children decide; too many: failed"
+    REFUSED = "the children decide; failed where no client is left that could run it"
     AS_WISHED = "what was wished of the run, and what the client says of it, decide"
 
 
@@ -95,7 +96,8 @@ _I, _S, _B, _X = Outcome.IGNORED, Outcome.STALE, Outcome.BY_CHILDREN, None  # _X
 _PAUSED, _PAUSING, _RESUMING = JobStatus.PAUSED, JobStatus.PAUSING, JobStatus.RESUMING
 _CANCELLED, _EJECTING, _ABANDONED = JobStatus.CANCELLED, JobStatus.EJECTING, JobStatus.ABANDONED
 _QUEUED, _RUNNING = JobStatus.QUEUED, JobStatus.RUNNING
-_DONE, _RETRY, _REASON, _RESCUE = (
+_REFUSED, _DONE, _RETRY, _REASON, _RESCUE = (
+    Outcome.REFUSED,
     Outcome.COMMAND_DONE,
     Outcome.RETRIED_OR_FAILED,
     Outcome.BY_KILL_REASON,
@@ -129,7 +131,7 @@ _ROWS: dict[JobEvent, tuple[JobStatus | Outcome | None, ...]] = {
     JobEvent.ASSIGNED: (
         _S,         _RUNNING,   _S,         _S,         _S,         _S,         _S,         _S,         _S,         _S),
     JobEvent.REFUSED: (
-        _X,         _X,         _B,         _B,         _X,         _X,         _B,         _B,         _B,         _I),
+        _X,         _X,         _REFUSED,   _REFUSED,   _X,         _X,         _REFUSED,   _REFUSED,   _REFUSED,   _I),
     JobEvent.EXITED_WELL: (
         _X,         _X,         _DONE,      _DONE,      _X,         _DONE,      _DONE,      _DONE,      _DONE,      _I),
     JobEvent.EXITED_BADLY: (

@@ -149,6 +149,8 @@ def _state(row: Any, batch: Batch) -> tuple[str, str]:
     if standing is Standing.CONDEMNED:
         live = batch.live(row.id)
         return "condemned", row.condemned or (live.condemned or live.unheard if live is not None else "")
+    if standing is Standing.RESTING:
+        return "resting", f"{row.rest_reason}; it takes no jobs for a while"
     if standing in _UNAVAILABLE:
         return _UNAVAILABLE[standing]
     jobs = len(batch.running_jobs.get(row.id, ()))
@@ -174,6 +176,8 @@ _FLAGS: Final = (
     client.c.condemned,
     client.c.disabled,
     client.c.rules_json,
+    client.c.refused_until,
+    client.c.rest_reason,
 )
 
 CLIENT_ATTRIBUTES: Final[dict[str, Attribute[Batch]]] = {

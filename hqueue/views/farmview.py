@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from hqueue.clock import to_ms
 from hqueue.database import listed
 from hqueue.lifecycle.requirements import read_requirement
 from hqueue.matching import ClientFacts, ClientView, FarmNames, Requirement, Standing, Units, open_now, os_of
@@ -33,7 +32,6 @@ class _Known(NamedTuple):
 
     columns: tuple[Any, ...]
     facts: ClientFacts
-    refused_until: int
     standing: Standing | None  # None where it may change without the row
 
 
@@ -41,7 +39,7 @@ def _known(row: Any, groups: frozenset[str], before: _Known | None) -> _Known:
     facts = ClientFacts(row.id, row.hostname, row.name, os_of(row.platform), groups, row.cpus, row.cpu_speed)
     if before is not None and before.facts == facts:
         facts = before.facts
-    return _Known(tuple(row), facts, row.refused_until, Standing.LOST if row.lost else None)
+    return _Known(tuple(row), facts, Standing.LOST if row.lost else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ class FarmReader:
     def clients(self, connection: sa.Connection) -> list[ClientView]:
         """Return the clients as if nothing ran on them."""
         now = self._clock.now()
-        local, now_ms = now.astimezone(self._zone), to_ms(now)
+        local = now.astimezone(self._zone)
         members: dict[int, set[str]] = {}
         for client_id, name in connection.execute(_MEMBERS).all():
             members.setdefault(client_id, set()).add(name)
@@ -108,14 +106,14 @@ class FarmReader:
             standing = known.standing
             if standing is None:
                 standing = self.standing(row, local)
-            views.append(ClientView(known.facts, standing, known.refused_until > now_ms))
+            views.append(ClientView(known.facts, standing))
         self._known = kept
         return views
 
     def standing(self, row: Any, local: datetime | None = None) -> Standing:
         """Return why a client takes no job at all, by its row.
 
-        Shapes: the row has id, lost, terminating, condemned, disabled and rules_json.
+        Shapes: the row has id, lost, terminating, condemned, disabled, rules_json and refused_until.
         """
         if row.lost:
             return Standing.LOST
@@ -126,11 +124,12 @@ class FarmReader:
             return Standing.CONDEMNED
         if row.disabled:
             return Standing.DISABLED
-        if row.rules_json == "[]":
-            return Standing.TAKES_WORK
-        local = local or self._clock.now().astimezone(self._zone)
-        idle_minutes = live.idle_minutes if live is not None else -1
-        return Standing.TAKES_WORK if open_now(_rules(row.rules_json), local, idle_minutes) else Standing.CLOSED
+        if row.rules_json != "[]":
+            local = local or self._clock.now().astimezone(self._zone)
+            idle_minutes = live.idle_minutes if live is not None else -1
+            if not open_now(_rules(row.rules_json), local, idle_minutes):
+                return Standing.CLOSED
+        return Standing.RESTING if row.refused_until > self._clock.steady_ms() else Standing.TAKES_WORK
 
     def requirements(self, connection: sa.Connection, keys: Iterable[int]) -> Mapping[int, Requirement]:
         """Return the requirements known so far; those asked for are among them."""

@@ -25,6 +25,17 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r
 TRUE = xmlrpc.client.dumps((True,), methodresponse=True).encode()
 
 
+def receive(connection: socket.socket) -> bytes:
+    """Return a whole request: a head, and the body it announces."""
+    head = body = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1)
+    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+    while len(body) < length:
+        body += connection.recv(length - len(body))
+    return head + body
+
+
 @contextmanager
 def served(answer: Callable[[socket.socket, threading.Event], None]) -> Iterator[int]:
     """Serve connections with a function, one after the other, and return the port."""
@@ -48,7 +59,7 @@ def served(answer: Callable[[socket.socket, threading.Event], None]) -> Iterator
 
 def drip(connection: socket.socket, stopped: threading.Event) -> None:
     """Answer a byte at a time, each well within any time-out for silence, for longer than anybody waits."""
-    connection.recv(65536)
+    receive(connection)
     connection.sendall(ANSWER % 1_000_000)
     while not stopped.wait(0.02):
         connection.sendall(b"x")
@@ -71,9 +82,7 @@ def test_each_read_is_in_time_but_not_all_of_them() -> None:
 def test_a_connection_that_is_kept_gets_the_whole_time_for_each_answer() -> None:
     def twice(connection: socket.socket, _stopped: threading.Event) -> None:
         for _ in range(2):
-            received = b""
-            while not received.endswith(b"\r\n\r\nx"):  # head and body come in pieces of their own
-                received += connection.recv(65536)
+            receive(connection)
             connection.sendall(ANSWER % len(TRUE) + TRUE)
 
     with served(twice) as port:
@@ -118,7 +127,7 @@ def test_a_client_tells_a_proxy_its_login() -> None:
     answered = threading.Event()
 
     def answer(connection: socket.socket, _stopped: threading.Event) -> None:
-        requests.append(connection.recv(65536))
+        requests.append(receive(connection))
         connection.sendall(ANSWER % len(TRUE) + TRUE)
 
     def on_answer(_call: Call, value: Any) -> None:
@@ -146,7 +155,7 @@ def test_clients_that_drip_their_answers_keep_nobody_from_being_woken() -> None:
     woken = threading.Event()
 
     def ring(connection: socket.socket, _stopped: threading.Event) -> None:
-        connection.recv(65536)
+        receive(connection)
         connection.sendall(ANSWER % len(TRUE) + TRUE)
         woken.set()
 

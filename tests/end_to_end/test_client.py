@@ -212,6 +212,7 @@ class TestCommands:
         (client.folder / "runs").write_text("in the way")
         disk = farm.result(farm.submit("true"))
         assert {report.outcome for report in (shell, nul, big, disk)} == {"refused"}
+        assert [report.fault for report in (shell, nul, big, disk)] == ["shell", "job", "job", "machine"]
         assert shell.message == "there is no shell named 'fisch' on this machine"
         assert "A=B" in nul.message
         assert "Argument list too long" in big.message

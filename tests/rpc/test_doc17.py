@@ -21,7 +21,7 @@ resumeJobs cancelJobs rescheduleJobs ejectJobs deleteJobs getPermittedClientsLis
 setShowBlockedClientsWarning getClientsByName getClientByName getClientGroup getClientGroupByName createClientGroup
 deleteClientGroup addClientToGroup removeClientFromGroup getResources setJobPriority setJobProperties
 setClientDescription removeClients listJobs getChanges getJobRuns getServerErrors getClientErrors upgradeClients
-explainJob setAvailabilityRules createResource setResource deleteResource
+explainJob clearBlocks setAvailabilityRules createResource setResource deleteResource
 """.split()
 
 
@@ -282,6 +282,22 @@ def test_doc17_getClientErrors(api, running):
     machine.refuse(job_id)
     (error,) = api.getClientErrors(machine.id)["errors"]
     assert (error["message"], error["count"]) == ("refused a job: the disk is full", 1)
+
+
+def test_doc17_clearBlocks(api):
+    """A client gets the jobs of a tree again; any of its jobs names the tree."""
+    machine = api.farm.machine("farm-ü", 1)
+    api.farm.machine("farm-z", 1).vanish()
+    _, *frames = api.newjob({"name": "Szene", "children": [{"name": "Bild", "command": "x"}] * 4})
+    for frame in frames[:3]:
+        api.farm.start(frame, machine)
+        machine.end(frame, 1)
+    api.farm.tick()
+    assert api.getJob(frames[3], ["waitingFor"])["waitingFor"] == "waits for a client: 1 lost; 1 blocked after failures"
+    assert api.clearBlocks([99]) is True
+    assert api.clearBlocks([frames[3]]) is True
+    api.farm.tick()
+    assert api.getJob(frames[3], ["status"]) == {"status": "running"}
 
 
 def test_doc17_upgradeClients(api, running):

@@ -89,7 +89,7 @@ def test_every_reason_at_once(api_everywhere):
         "platform: the command is given for linux and macosx only": 1,
         "not in group sim": 1,
         "blocked: too many jobs of this tree failed there": 1,
-        "refused: it refused a job a moment ago": 1,
+        "resting: it refused or failed what it was given a moment ago": 1,
         "too few CPUs: 2 wanted": 1,
         "tags: running a job tagged single:x": 1,
         "busy": 1,

@@ -157,6 +157,5 @@ class TestJobs:
         machine = api.farm.machine("farm-ü")
         job_id = put(api.farm, "running", machine)
         machine.vanish()
-        api.clock.advance(16 * 60)
-        api.farm.tick()
+        api.farm.later(16)
         assert texts(api, job=job_id) == ["its client did not come back: rescue 1 of 2"]

@@ -13,9 +13,10 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hqueue import scheduler
+from hqueue import patience
+from hqueue.lifecycle import refusals
 from hqueue.lifecycle.requirements import read_requirement
-from hqueue.matching import Units, capacity, clients, conditions, planning, rules, why
+from hqueue.matching import Requirement, Units, capacity, clients, conditions, planning, rules, why
 from hqueue.matching.clients import ClientView, Standing
 from hqueue.views import farmview
 from tests.simulator.processes import in_processes
@@ -63,14 +64,30 @@ def _standing(*ignored: Standing) -> Any:
     return _changed(clients.ClientView, "__post_init__", take_work)
 
 
+def _blocks(counted: Callable[[Any], Any]) -> Any:
+    """Let other blocks count, whether or not clients are left that are not blocked."""
+    return _changed(Requirement, "without_limbo", lambda wanted, _: counted(wanted))
+
+
 def _never_refused() -> Any:
-    original = ClientView.__post_init__
+    """Give jobs to clients that said they cannot run them."""
+    original = why.FitTable.fitting
 
-    def forget(view: ClientView) -> None:
-        view.refused = False
-        original(view)
+    def fitting(table: Any, key: int, wanted: Any) -> set[int]:
+        return original(table, key, dataclasses.replace(wanted, refused=()))
 
-    return _changed(clients.ClientView, "__post_init__", forget)
+    return _changed(why.FitTable, "fitting", fitting)
+
+
+def _asked_for_ever() -> Any:
+    """Try a job on client after client."""
+    original = refusals.leave_out
+
+    def leave_out(session: Any, row: Any, report: Any) -> str:
+        original(session, row, report)
+        return ""
+
+    return _changed(refusals, "leave_out", leave_out)
 
 
 def _without_tags(text: str) -> Any:
@@ -141,7 +158,7 @@ def _no_hold() -> Any:
 
 
 def _hold_for_nobody() -> Any:
-    return _changed(scheduler, "needs_more_than_a_gap", lambda wanted: wanted.min_hosts > 1)
+    return _changed(patience, "needs_more_than_a_gap", lambda wanted: wanted.min_hosts > 1)
 
 
 def _keep_nothing() -> Any:
@@ -158,9 +175,9 @@ def _anybody_is_held() -> Any:
 
 
 def _hold_any(planner: Any, head: Any) -> None:
-    right = planner._holders.get(head.requirement_id)
+    right = planner.holders.get(head.requirement_id)
     if right is not None and right.job_id == head.job_id:
-        wanted = planner._requirements[head.requirement_id]
+        wanted = planner.requirements[head.requirement_id]
         chosen = [view for view in planner._open if not view.held][: wanted.min_hosts]
         for view in chosen:
             view.held = True
@@ -217,12 +234,22 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
     "disabled rules count": _disabled_rules,
     "windows past midnight never match": lambda: _window("midnight"),
     "windows match on any day": lambda: _window("days"),
-    "refusing clients do not rest": _never_refused,
+    "refusing clients do not rest": lambda: _standing(Standing.RESTING),
+    "clients that cannot run a job are asked again": _never_refused,
+    "more clients are asked than max_refusals": _asked_for_ever,
     "platform": lambda: _drop("_WHAT_IT_IS", "platform"),
     "conditions": lambda: _drop("_WHAT_IT_IS", "conditions"),
     "a single condition": _one_condition,
     "!= and not_in": _not_negated,
-    "blocked": lambda: _drop("_WHAT_IT_IS", "blocked"),
+    "blocked": lambda: _blocks(lambda _: ()),
+    "blocks count also where all are blocked": lambda: _blocks(lambda wanted: wanted.blocked),
+    "where jobs of a root failed least does not come first": lambda: _room_key(
+        lambda room, view: (
+            0,
+            view.facts.id in room._last,
+            -view.facts.speed * view.facts.cpus if room._wanted.alone else view.free_cpus,
+        )
+    ),
     "too few CPUs at all": lambda: _drop("_WHAT_IT_IS", "too few CPUs"),
     "held clients take what comes after": lambda: _drop("_WHAT_IS_IN_USE", "on hold"),
     "all tags": lambda: _drop("_WHAT_IS_IN_USE", "tags"),
@@ -241,10 +268,14 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
     "a licence per job is taken on each client": _counted_on_each_client,
     "clients that hold a licence do not come first": _licensed_as_they_come,
     "clients where a job failed are not tried last": lambda: _room_key(
-        lambda room, view: (False, -view.facts.cpus if room._wanted.alone else view.free_cpus)
+        lambda room, view: (
+            room._failures.get(view.facts.id, 0),
+            False,
+            -view.facts.cpus if room._wanted.alone else view.free_cpus,
+        )
     ),
     "a job alone takes any client": lambda: _room_key(
-        lambda room, view: (view.facts.id in room._last, 0 if room._wanted.alone else view.free_cpus)
+        lambda room, view: (0, view.facts.id in room._last, 0 if room._wanted.alone else view.free_cpus)
     ),
     "the emptiest client comes first": _forget_common_room,
     "priority": lambda: _order(lambda rank: (0, *rank[1:])),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from hqueue.schema import job, reservation, run
-from tests.simulator.world import BERLIN, FAILURES
+from tests.simulator.world import BERLIN, FAILURES, REFUSALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -194,6 +194,8 @@ class Oracle:
         if len(free) >= least and use.has_units(kind, free[:least], kept):
             names = ", ".join(node.hostname for node in free)
             yield f"job {job_id} {kind.spec} waits, but {names} had room when it was its turn"
+        if len(kind.out) >= REFUSALS:
+            yield f"job {job_id} waits, but {len(kind.out)} clients said that they cannot run it"
 
     def _placed_rightly(
         self, row: dict[str, Any], kind: Kind, use: Use, able: list[Node], free: list[Node], kept: Counter[str]
@@ -216,6 +218,12 @@ class Oracle:
     def _chosen_rightly(self, job_id: int, kind: Kind, use: Use, where: Node, free: list[Node]) -> Iterator[str]:
         """Say what is wrong with the one client that a job got, where it could have had others."""
         if kind.get("maxHosts", 1) > 1:
+            return
+        failures = self.world.failures_below(kind.root)
+        if failures[where.id] >= FAILURES:
+            best = min(free, key=lambda node: ((failures[node.id] // FAILURES).bit_length(), node.id))
+            if where is not best:
+                yield f"job {job_id} got {where.hostname}, but jobs of its root failed less often on {best.hostname}"
             return
         rivals = [node for node in free if node.id not in self._earlier[job_id]]
         if where not in rivals:
@@ -245,10 +253,19 @@ class Oracle:
         ]
 
     def able(self, nodes: Iterable[Node], kind: Kind) -> list[Node]:
-        """Return those of some clients that would take a job, were they idle."""
-        failures = self.world.failures_below(kind.root)
-        cpus = kind.get("cpus", 1)
-        return [node for node in nodes if cpus <= node.cpus and failures[node.id] < FAILURES and kind.allows(node)]
+        """Return those of some clients that would take a job, were they idle.
+
+        Failures count only while clients are left without too many, off as they may be.
+        """
+        failures, known = self.world.failures_below(kind.root), self._fit(kind)
+        well = [node for node in known if failures[node.id] < FAILURES]
+        able = {node.id for node in (well if len(well) >= kind.get("minHosts", 1) else known)}
+        return [node for node in nodes if node.id in able]
+
+    def _fit(self, kind: Kind) -> list[Node]:
+        """Return the known clients that are what a job needs."""
+        known = (node for node in self.world.nodes.values() if not node.forgotten and node.id not in kind.out)
+        return [node for node in known if kind.get("cpus", 1) <= node.cpus and kind.allows(node)]
 
     def _limits(self, use: Use) -> Iterator[str]:
         for client_id, taken in use.clients.items():

@@ -67,7 +67,7 @@ def _until_quiet(world: World) -> None:
     for _ in range(20):
         world.farm.tick()
         with world.farm.store.reading() as connection:
-            if not blocklist.pending_roots(connection):
+            if not blocklist.is_pending(connection):
                 return
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TICK_S = 5
 HOLD_AFTER_S = 60
 FAILURES = 3
+REFUSALS = 3
 BERLIN = ZoneInfo("Europe/Berlin")
 GROUPS = ("sim", "licht", "fx, nachts")
 OVER = {"succeeded", "failed", "cancelled", "abandoned"}
@@ -46,7 +47,7 @@ class Held:
 
     job_id: int
     ends_at_s: float
-    end: str  # exited well, exited badly, refused, lost
+    end: str  # exited well, exited badly, refused, unfit (refused for what the job asks), lost
     state: str = "running"
     wish: int = 0
 
@@ -86,6 +87,7 @@ class Kind:
     allows: Callable[[Node], bool]
     root: int = 0
     starts: int = 0
+    out: set[int] = field(default_factory=set)  # clients that cannot run it, and said so
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a property."""
@@ -99,7 +101,10 @@ class World:
         self.chance = random.Random(seed)
         self.clock = clock
         config = settings(
-            hold_after_s=str(HOLD_AFTER_S), rescue_abandoned_minutes="1", max_client_failures=str(FAILURES)
+            hold_after_s=str(HOLD_AFTER_S),
+            rescue_abandoned_minutes="1",
+            max_client_failures=str(FAILURES),
+            max_refusals=str(REFUSALS),
         )
         self.farm = StoreFarm(store, clock, config, FarmReader(LiveFarm(clock), clock, BERLIN))
         self.nodes: dict[int, Node] = {}
@@ -238,7 +243,9 @@ class World:
         lasts_s = self.chance.uniform(1, self.longest_s)
         if node.id == self.broken and not self.calm and self.chance.random() < 0.8:
             return Held(job_id, self.now_s + min(lasts_s, 10), "exited badly")
-        ends = ["exited well"] * 17 + ([] if self.calm else ["exited badly", "exited badly", "refused", "lost"])
+        ends = ["exited well"] * 17 + (
+            [] if self.calm else ["exited badly", "exited badly", "refused", "unfit", "lost"]
+        )
         return Held(job_id, self.now_s + lasts_s, self.chance.choice(ends))
 
     def _ended(self, session: Any, node: Node, token: str, held: Held) -> Report:
@@ -254,8 +261,12 @@ class World:
             self.failed[key] = self.failed.get(key, 0) + 1
         if held.end == "refused" and current:
             self.refused.add((held.job_id, node.id))
+        if held.end == "unfit":
+            if current:
+                self.jobs[held.job_id].out.add(node.id)
+            return Report(token, "refused", fault="job", message="Argument list too long")
         word, _, how = held.end.partition(" ")
-        return Report(token, word, exit_code=1 if how == "badly" else 0)
+        return Report(token, word, exit_code=1 if how == "badly" else 0, seconds=2.0)
 
     # Jobs
 
@@ -426,6 +437,7 @@ class World:
         for node_id in self.nodes:
             self.failed.pop((job_id, node_id), None)
             self.refused.discard((job_id, node_id))
+        self.jobs[job_id].out.clear()
 
     def failures_below(self, root: int) -> Counter[int]:
         """Return how often jobs of a root failed, by client."""

@@ -387,7 +387,9 @@ class TestBelowAnUnfinishedWish:
     def test_one_submitted_when_it_was_done_does_not(self, farm: StoreFarm) -> None:
         ids = tree(farm)
         farm.act(Action.PAUSE, ids[0])
+        farm.apply(JobEvent.RESUME, ids[3])  # below a paused job it would wait for that alone
         late = farm.add("neu", ids[3])
+        farm.finish_bulk()
         assert farm.status(late) == "runnable"
 
     def test_what_was_resumed_meanwhile_is_not_paused_again(self, farm: StoreFarm) -> None:

@@ -25,6 +25,9 @@ SITUATIONS = (*COLUMNS[:-1], "succeeded", "failed", "cancelled")
 # How a cell of the document reads for a job with a command, no children, no tries, and no rescue so far.
 RESULTS = {
     "B": "runnable",
+    "B, or failed": "runnable",
+    "B, or failed (6.7)": "runnable",
+    "paused, no run, or failed (6.7)": "paused",
     "wish: ends `paused`": "ejecting",
     "wish noted": "abandoned",
     "wish cleared": "abandoned",

@@ -30,6 +30,7 @@ from hqueue.store import Store
 from tests.fakes import FakeClock
 from tests.invariants import check_invariants
 from tests.storefarm import Machine, StoreFarm
+from tests.storefarm import settings as farm_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ class AnyOrder(RuleBasedStateMachine):
     def open(self) -> None:
         self.store = Store(self.url, clock=self.clock)
         self.store.open()
-        self.farm = StoreFarm(self.store, self.clock)
+        self.farm = StoreFarm(self.store, self.clock, farm_settings(rescue_abandoned_minutes="0.1"))
 
     def teardown(self) -> None:
         try:
@@ -148,9 +149,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def rescue(self) -> None:
-        self.clock.advance(16 * 60)
-        self.farm.tick()
-        self.tick()
+        for _ in range(5):
+            self.tick()
 
     @rule()
     def crash(self) -> None:

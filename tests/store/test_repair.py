@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue.lifecycle.bulk import Action
-from hqueue.schema import bulk, bulk_job, run
+from hqueue.schema import bulk, bulk_job, client, run
 from tests.invariants import check_invariants
 from tests.storefarm import StoreFarm, settings
 
@@ -160,3 +160,17 @@ def test_damage_of_many_kinds_at_once(farm: StoreFarm, machine: Machine) -> None
 def _forget_hand_made_history(farm: StoreFarm, job_id: int) -> None:
     """A status set by hand has no line in the log; the invariants would miss it."""
     farm.write(lambda session: session.record(job_id, "note", farm.job(job_id).status))
+
+
+@pytest.mark.parametrize("gone", ["lost", "forgotten"])
+def test_a_job_that_runs_on_a_client_that_is_gone(farm: StoreFarm, machine: Machine, gone: str) -> None:
+    """Nobody watches such a client any more: the job would run there for ever."""
+    job_id = farm.add()
+    farm.start(job_id, machine)
+    gone_now = sa.update(client).where(client.c.id == machine.id).values({gone: True})
+    farm.write(lambda session: session.connection.execute(gone_now))
+    assert farm.repair() == [f"job {job_id}: its client was lost without it"]
+    assert farm.status(job_id) == "abandoned"
+    assert farm.repair() == []
+    farm.live_farm.leave(machine.id)
+    assert farm.later(16) == 1

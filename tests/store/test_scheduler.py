@@ -9,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from hqueue import scheduler
+from hqueue.lifecycle import clients
 from hqueue.lifecycle.bulk import Action
+from hqueue.lifecycle.runs import Placement, assign, lose_client
 from hqueue.schema import client, client_group, client_group_member, job, resource
 from tests.storefarm import StoreFarm, settings
 
@@ -268,14 +270,10 @@ class TestRescue:
         machine.vanish()
         return job_id, machine
 
-    def later(self, farm: StoreFarm, minutes: float) -> int:
-        farm.clock.advance(minutes * 60)
-        return farm.tick().rescued
-
     def test_after_a_quarter_of_an_hour(self, farm: StoreFarm) -> None:
         job_id, _ = self.lost_job(farm)
-        assert self.later(farm, 14.9) == 0
-        assert self.later(farm, 0.2) == 1
+        assert farm.later(14.9) == 0
+        assert farm.later(0.2) == 1
         row, run = farm.job(job_id), farm.run(job_id)
         assert (row.status, row.rescues, row.tries_left) == ("runnable", 1, 1)
         assert (run.outcome, run.fenced, run.wish) == ("lost", True, "die")
@@ -284,12 +282,12 @@ class TestRescue:
     def test_two_times_then_it_has_failed(self, farm: StoreFarm) -> None:
         job_id, machine = self.lost_job(farm)
         for rescues in (1, 2):
-            assert self.later(farm, 16) == 1
+            assert farm.later(16) == 1
             assert (farm.status(job_id), farm.job(job_id).rescues) == ("runnable", rescues)
             machine.reboot()
             farm.start(job_id, machine)
             machine.vanish()
-        assert self.later(farm, 16) == 1
+        assert farm.later(16) == 1
         assert farm.status(job_id) == "failed"
         assert "lost 2 times" in farm.log(job_id)[-1][2]
         farm.act(Action.RESCHEDULE, job_id)
@@ -298,39 +296,40 @@ class TestRescue:
     def test_a_pause_holds(self, farm: StoreFarm) -> None:
         job_id, _ = self.lost_job(farm)
         farm.act(Action.PAUSE, job_id)
-        self.later(farm, 16)
+        farm.later(16)
         assert (farm.status(job_id), farm.job(job_id).run_id) == ("paused", None)
 
     def test_never_when_it_is_switched_off(self, store: Store, clock: FakeClock) -> None:
         farm = StoreFarm(store, clock, settings(rescue_abandoned_minutes="0"))
         job_id, _ = self.lost_job(farm)
-        assert self.later(farm, 100_000) == 0
+        assert farm.later(100) == 0
         assert farm.status(job_id) == "abandoned"
 
     def test_as_often_as_configured(self, store: Store, clock: FakeClock) -> None:
         farm = StoreFarm(store, clock, settings(max_rescues="0", rescue_abandoned_minutes="1"))
         job_id, _ = self.lost_job(farm)
-        assert self.later(farm, 1.1) == 1
+        assert farm.later(1.1) == 1
         assert farm.status(job_id) == "failed"
 
     def test_one_who_came_back_just_now_is_left_alone(self, sqlite_farm: StoreFarm) -> None:
         farm = sqlite_farm
         job_id, machine = self.lost_job(farm)
-        original = farm.scheduler._to_rescue
+        original = farm.scheduler._abandoned.due
 
-        def come_back_first(before_ms: int) -> list[int]:
-            found = original(before_ms)
-            machine.come_back()
+        def come_back_first(*arguments: Any, late: bool) -> list[int]:
+            found = original(*arguments, late=late)
+            if found:
+                machine.come_back()
             return found
 
-        farm.scheduler._to_rescue = come_back_first  # type: ignore[method-assign]
-        self.later(farm, 16)
+        farm.scheduler._abandoned.due = come_back_first  # type: ignore[method-assign]
+        farm.later(16)
         assert farm.status(job_id) == "running"
         assert farm.job(job_id).rescues == 0
 
     def test_the_old_client_is_told_to_kill(self, farm: StoreFarm) -> None:
         job_id, machine = self.lost_job(farm)
-        self.later(farm, 16)
+        farm.later(16)
         other = farm.machine("andere")
         farm.start(job_id, other)
         machine.come_back()
@@ -346,12 +345,84 @@ class TestRescue:
             "BEGIN SELECT RAISE(ABORT, 'broken'); END"
         )
         farm.write(lambda session: session.connection.exec_driver_sql(trigger))
-        assert self.later(farm, 16) == 1
+        assert farm.later(16) == 1
         assert farm.statuses(bad, good) == ["abandoned", "runnable"]
         assert "an item of the tick failed" in caplog.text
         farm.write(lambda session: session.connection.exec_driver_sql("DROP TRIGGER bad_one"))
         farm.clock.advance(1)
         assert farm.tick().rescued == 1
+
+    @pytest.mark.parametrize("days", [-400, 400])
+    def test_whatever_the_wall_clock_does(self, farm: StoreFarm, days: int) -> None:
+        job_id, _ = self.lost_job(farm)
+        farm.tick()
+        farm.clock.jump(days * 86_400)
+        assert farm.later(14.9) == 0
+        assert farm.later(0.2) == 1
+        assert farm.status(job_id) == "runnable"
+
+    def test_a_full_period_again_after_a_start_and_after_a_stall(self, farm: StoreFarm) -> None:
+        """Nobody could come back while the server did not listen."""
+        self.lost_job(farm)
+        farm.later(14)
+        farm.clock.advance(3600)
+        assert farm.later(14) == 0
+        restarted = StoreFarm(farm.store, farm.clock, farm.config, farm.reader)
+        assert restarted.later(14) == 0
+        assert restarted.later(2) == 1
+
+
+class TestLateHeartbeats:
+    """A heartbeat that waits for the write lock while its client is declared lost (lost races)."""
+
+    def test_it_takes_no_job_back(self, farm: StoreFarm) -> None:
+        a, _ = farm.machine("farm-a", 1), farm.machine("farm-b", 1)
+        job_id = farm.add("frame")
+        farm.start(job_id, a)
+        live = farm.live_farm.clients[a.id]
+        farm.write(lambda session: lose_client(session, a.id, a.label))
+        assert not farm.write(lambda session: clients.take_listing(session, a.id, a.label, a.listing()))
+        farm.live_farm.leave(a.id, live)
+        assert farm.status(job_id) == "abandoned"
+        assert farm.later(16) == 1
+
+    def test_one_that_was_heard_while_the_tick_waited_is_not_lost(self, farm: StoreFarm) -> None:
+        a = farm.machine("farm-a", 1)
+        job_id = farm.add("frame")
+        farm.start(job_id, a)
+        live = farm.live_farm.clients[a.id]
+        farm.tick()
+        found = farm.live_farm.overdue
+
+        def heard_just_after(timeout_s: float) -> Any:
+            overdue = found(timeout_s)
+            live.seen_at_s = farm.clock.monotonic()
+            return overdue
+
+        farm.live_farm.overdue = heard_just_after  # type: ignore[method-assign]
+        live.seen_at_s -= 3600
+        farm.clock.advance(2)
+        assert farm.tick().lost == 0
+        assert (farm.status(job_id), farm.live_farm.clients[a.id]) == ("running", live)
+
+    def test_one_that_has_registered_again_stays(self, farm: StoreFarm) -> None:
+        a = farm.machine("farm-a", 1)
+        before = farm.live_farm.clients[a.id]
+        a.come_back()
+        farm.live_farm.leave(a.id, before)
+        assert farm.live_farm.clients[a.id] is not before
+
+    def test_what_a_terminating_client_was_given_goes_back(self, farm: StoreFarm) -> None:
+        """It is assigned while the client says that it ends and holds nothing."""
+        a, b = farm.machine("farm-a", 1), farm.machine("farm-b", 1)
+        job_id = farm.add("frame", triesLeft=1)
+        place = Placement(job_id, a.id, farm.job(job_id).requirement_id, 1)
+        farm.write(lambda session: assign(session, [place]))
+        farm.write(lambda session: clients.forget(session, a.id))
+        row = farm.job(job_id)
+        assert (row.status, row.tries_left, row.rescues) == ("runnable", 1, 0)
+        farm.tick()
+        assert farm.run(job_id).client_id == b.id
 
 
 class TestCost:

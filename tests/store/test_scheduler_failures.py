@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from hqueue.lifecycle import blocklist
 from hqueue.lifecycle.bulk import Action
+from hqueue.schema import client_failure, root_block
 from hqueue.schema import note as notes
 from hqueue.schema import note_thread as threads
 from tests.store.scheduling import explained, started, tick
@@ -25,6 +26,11 @@ def tree(farm: StoreFarm, count: int, **more: Any) -> tuple[int, list[int]]:
     frame = {"name": "Bild", "command": "x", **more}
     root, *frames = farm.submit({"name": "Szene", "children": [frame] * count})
     return root, frames
+
+
+def off(farm: StoreFarm, name: str = "farm-z") -> None:
+    """Let there be a client that could run everything, but is off: blocks count while one is not blocked."""
+    farm.machine(name, 8).vanish()
 
 
 def fail(farm: StoreFarm, machine: Machine, times: int) -> list[int]:
@@ -82,6 +88,7 @@ class TestTriedLast:
 
 class TestBlocked:
     def test_frames_linked_by_stubs_are_of_one_root(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 1)
         names = [f"Bild {number}" for number in range(5)]
         frames = [{"name": name, "stubId": name, "command": "x"} for name in names]
@@ -91,6 +98,7 @@ class TestBlocked:
         assert started(farm, *ids) == []
 
     def test_after_three_failures_of_a_root(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 1)
         root, frames = tree(farm, 6)
         other_root, (other,) = tree(farm, 1, priority=0)
@@ -103,8 +111,8 @@ class TestBlocked:
         tick(farm, 3)
         assert started(farm, *frames) == []
         found = explained(farm, frames[3])
-        assert [each.reason for each in found.reasons] == ["blocked: too many jobs of this tree failed there"]
-        assert found.summary == "waits for a client: 1 blocked after failures"
+        assert [each.reason for each in found.reasons] == ["lost", "blocked: too many jobs of this tree failed there"]
+        assert found.summary == "waits for a client: 1 lost; 1 blocked after failures"
         assert (
             "note",
             "queued",
@@ -121,6 +129,7 @@ class TestBlocked:
         assert other_root
 
     def test_failures_that_block_nothing_cost_no_tick(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 3)
         first, second, third = farm.submit([{"name": "x", "command": "x", "triesLeft": 1, "priority": 1}] * 3)
         farm.tick()
@@ -132,6 +141,7 @@ class TestBlocked:
         assert started(farm, first, second, third, later) == [first, second, third]
 
     def test_tries_count_as_failures(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 1)
         job_id = farm.add(triesLeft=5)
         fail(farm, bad, 3)
@@ -140,6 +150,7 @@ class TestBlocked:
         assert explained(farm, job_id).free == 0
 
     def test_frames_that_come_later(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 1)
         root, _ = tree(farm, 4)
         fail(farm, bad, 3)
@@ -149,6 +160,7 @@ class TestBlocked:
         assert farm.status(late) == "runnable"
 
     def test_a_reschedule_forgets_the_jobs_own_failures(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 1)
         _, frames = tree(farm, 5)
         fail(farm, bad, 3)
@@ -159,6 +171,7 @@ class TestBlocked:
         assert started(farm, *frames) == [frames[1]]
 
     def test_one_that_was_settled_meanwhile(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 1)
         _, frames = tree(farm, 5)
         farm.tick()
@@ -173,6 +186,7 @@ class TestBlocked:
     @pytest.mark.parametrize(("limit", "runs"), [("0", 8), ("1", 1), ("5", 5)])
     def test_as_often_as_configured(self, store: Store, clock: FakeClock, limit: str, runs: int) -> None:
         farm = StoreFarm(store, clock, settings(max_client_failures=limit))
+        off(farm)
         bad = farm.machine("farm-a", 1)
         _, frames = tree(farm, 8)
         fail(farm, bad, runs)
@@ -182,6 +196,7 @@ class TestBlocked:
 
     def test_another_limit_holds_from_the_next_start_on(self, store: Store, clock: FakeClock) -> None:
         farm = StoreFarm(store, clock)
+        off(farm)
         bad = farm.machine("farm-a", 1)
         _, frames = tree(farm, 8)
         fail(farm, bad, 3)
@@ -192,6 +207,7 @@ class TestBlocked:
         assert started(farm, *frames) == [frames[3]]
 
     def test_one_that_a_new_child_reopens(self, farm: StoreFarm) -> None:
+        off(farm)
         bad = farm.machine("farm-a", 1)
         frames = [{"name": "Bild", "command": "x"}] * 4
         root, scene, *_ = farm.submit(
@@ -215,6 +231,7 @@ class TestBlocked:
 
     def test_one_whose_root_is_deleted(self, farm: StoreFarm) -> None:
         """Its own failures go with it to the new root; those of the others are forgotten."""
+        off(farm)
         bad = farm.machine("farm-a", 1)
         first, shared, *_ = farm.submit(
             {
@@ -245,6 +262,7 @@ class TestBlocked:
     ) -> None:
         monkeypatch.setattr(blocklist, "STEP", 20)
         farm = sqlite_farm
+        off(farm)
         bad = farm.machine("farm-a", 1)
         _, frames = tree(farm, 200)
         behind = farm.add()
@@ -253,7 +271,7 @@ class TestBlocked:
         assert started(farm, *frames) == []
         assert farm.status(behind) == "running"
         with farm.store.reading() as connection:
-            assert blocklist.pending_roots(connection)
+            assert blocklist.is_pending(connection)
         good = farm.machine("farm-b", 4)
         steps = 0
         while not started(farm, *frames):
@@ -264,6 +282,7 @@ class TestBlocked:
 
     def test_a_failure_between_the_snapshot_and_the_assignment(self, sqlite_farm: StoreFarm) -> None:
         farm = sqlite_farm
+        off(farm)
         bad = farm.machine("farm-a", 2)
         _, frames = tree(farm, 6)
         tick(farm)
@@ -318,3 +337,129 @@ class TestRefusals:
         bad.refuse(job_id)
         tick(farm)
         assert farm.run(job_id).client_id == farm.run(other).client_id == good.id
+
+
+class TestNoLimbo:
+    def test_a_job_that_always_fails_on_the_only_client_ends(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        job_id = farm.add(triesLeft=8)
+        assert fail(farm, bad, 9) == [job_id] * 9
+        assert farm.status(job_id) == "failed"
+
+    def test_bad_frames_do_not_end_the_others(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 6)
+        fail(farm, bad, 3)
+        for frame in frames[3:]:
+            tick(farm, 3)
+            bad.beat()
+            bad.end(frame)
+        assert farm.statuses(*frames) == ["failed"] * 3 + ["succeeded"] * 3
+
+    def test_where_they_failed_least_comes_first(self, farm: StoreFarm) -> None:
+        often, seldom = farm.machine("farm-a", 1), farm.machine("farm-b", 2)
+        root, frames = tree(farm, 20)
+        for machine, times in ((often, 6), (seldom, 3)):
+            for frame in [each for each in frames if farm.status(each) == "runnable"][:times]:
+                farm.start(frame, machine)
+                machine.end(frame, 1)
+        farm.tick()
+        tick(farm, 2)
+        runs = [farm.run(each) for each in started(farm, *frames)]
+        assert [row.client_id for row in runs] == [seldom.id, seldom.id, often.id]
+        assert root
+
+    def test_a_client_that_joins_makes_blocks_count_again(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 6)
+        fail(farm, bad, 3)
+        good = farm.machine("farm-b", 1)
+        tick(farm, 3)
+        assert [farm.run(each).client_id for each in started(farm, *frames)] == [good.id]
+
+
+class TestForgiven:
+    def test_after_a_day_without_failures(self, farm: StoreFarm) -> None:
+        off(farm)
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 6)
+        fail(farm, bad, 3)
+        tick(farm, 2)
+        farm.clock.jump(-90 * 86_400)
+        farm.clock.advance(86_000)
+        tick(farm, 2)
+        assert started(farm, *frames) == []
+        farm.clock.advance(500)
+        tick(farm, 3)
+        assert started(farm, *frames) == [frames[3]]
+        bad.beat()
+        bad.end(frames[3], 1)  # counted from the beginning
+        tick(farm, 2)
+        assert started(farm, *frames) == [frames[4]]
+
+    def test_as_long_as_configured(self, store: Store, clock: FakeClock) -> None:
+        farm = StoreFarm(store, clock, settings(forgive_failures_hours="0.5"))
+        off(farm)
+        bad = farm.machine("farm-a", 1)
+        _, frames = tree(farm, 4)
+        fail(farm, bad, 3)
+        farm.clock.advance(1700)
+        tick(farm, 2)
+        assert started(farm, *frames) == []
+        farm.clock.advance(200)
+        tick(farm, 3)
+        assert started(farm, *frames) == [frames[3]]
+
+
+class TestManyFailedRoots:
+    """A root with failures that block nobody leaves no row, and a start looks at none of them."""
+
+    def test_they_leave_no_row(self, farm: StoreFarm) -> None:
+        bad = farm.machine("farm-a", 1)
+        for _ in range(3):
+            farm.add()
+        fail(farm, bad, 3)
+        tick(farm)
+        assert rows(farm) == []
+
+    def test_a_block_that_is_cleared_leaves_none(self, farm: StoreFarm) -> None:
+        off(farm)
+        bad = farm.machine("farm-a", 1)
+        root, frames = tree(farm, 5)
+        fail(farm, bad, 3)
+        tick(farm)
+        assert [row.root_id for row in rows(farm)] == [root]
+        farm.write(lambda session: blocklist.clear(session, [frames[4]]))
+        tick(farm, 2)
+        assert rows(farm) == []
+        assert started(farm, *frames) == [frames[3]]
+
+    def test_a_start_with_very_many(self, sqlite_farm: StoreFarm) -> None:
+        farm = sqlite_farm
+        old = farm.submit([{"name": "alt"}] * 40_000)
+        values = [{"root_id": each, "blocked_json": "[]", "pending": False, "recount": False} for each in old]
+        farm.write(lambda session: session.connection.execute(sa.insert(root_block), values))
+        bad = farm.machine("farm-a", 2)
+        failures = [{"job_id": each, "client_id": bad.id, "root_id": each, "failures": 1} for each in old]
+        farm.write(lambda session: session.connection.execute(sa.insert(client_failure), failures))
+        late, fresh = farm.submit({"name": "spät", "command": "x"}, old[-1])[0], farm.add()
+        restarted = StoreFarm(farm.store, farm.clock, farm.config, farm.reader)
+        assert restarted.tick().assigned == 2
+        assert farm.statuses(late, fresh) == ["running", "running"]
+        assert rows(farm) == []
+
+    def test_very_many_that_are_pending_hold_up_no_tick(self, sqlite_farm: StoreFarm) -> None:
+        farm = sqlite_farm
+        farm.machine("farm-a", 2)
+        old = farm.submit([{"name": "alt"}] * 40_000)
+        fresh = farm.add()
+        values = [{"root_id": each, "blocked_json": "[]", "pending": True, "recount": True} for each in old]
+        farm.write(lambda session: session.connection.execute(sa.insert(root_block), values))
+        assert farm.tick().assigned == 1
+        assert farm.status(fresh) == "running"
+
+
+def rows(farm: StoreFarm) -> list[Any]:
+    """Return what is stored of roots with blocked clients."""
+    with farm.store.reading() as connection:
+        return list(connection.execute(sa.select(root_block)))

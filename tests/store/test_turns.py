@@ -151,6 +151,20 @@ class TestSteps:
         assert left[-1] == 0
         assert max(before - after for before, after in itertools.pairwise(left[1:])) <= 2 * actions.STEP
 
+    def test_a_job_with_very_many_children_leaves_its_tree_at_once(self, farm: StoreFarm) -> None:
+        (top,) = farm.submit(leaf("oben"))
+        ids = farm.submit(leaf("breit", children=[{"name": "Blatt"} for _ in range(actions.AT_ONCE + 1)]), top)
+        farm.act(Action.CANCEL, top)
+        farm.act(Action.DELETE, ids[0], finish=False)
+        assert farm.job(top).children_total == 0
+        assert not farm.job(ids[0]).is_root
+        check_invariants(farm.store)
+        farm.step()
+        farm.act(Action.RESCHEDULE, ids[0], finish=False)  # too late
+        check_invariants(farm.store)
+        farm.finish_bulk()
+        assert [job_id for job_id in [top, *ids] if farm.exists(job_id)] == [top]
+
     def test_a_tree_that_loses_its_root_keeps_none_that_is_gone(self, farm: StoreFarm) -> None:
         """A job that a deletion would come to is saved by a new parent after its root has gone in a later deletion."""
         ids = tree(farm)

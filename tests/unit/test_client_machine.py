@@ -121,6 +121,7 @@ class TestShellsOfWindows:
     @pytest.fixture
     def programs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         monkeypatch.setattr(platforms, "NAME", "windows")
+        monkeypatch.setenv("PATH", str(tmp_path))  # of the client itself
         return {"PATH": str(tmp_path), "COMSPEC": "C:/cmd.exe"}
 
     @pytest.mark.parametrize(("wanted", "remark"), [("", ""), ("cmd", ""), ("bash", "no bash"), ("bash -l", "no bash")])

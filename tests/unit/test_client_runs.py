@@ -12,7 +12,7 @@ from hqueue.client.journal import Journal
 from hqueue.client.processes import mark
 from hqueue.client.runs import Runs
 from hqueue.client.workspace import Workspaces
-from hqueue.protocol import Assignment, Listed, Piece, Report, Resend, Wish
+from hqueue.protocol import Assignment, Listed, NetworkFolder, Piece, Report, Resend, Wish
 from tests.clientfakes import FakeStarter, FakeSystem
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ class Client:
         self.system = FakeSystem()
         self.starter = FakeStarter()
         self.journal = Journal(folder / "runs.jsonl")
-        environment = Environment({"PATH": "/usr/bin:/bin"}, {}, "http://farm:5000")
+        self.environment = Environment({"PATH": "/usr/bin:/bin"}, {}, "http://farm:5000")
         self.swept: list[str] = []
         self.runs = Runs(
             journal=self.journal,
             workspaces=Workspaces(folder / "runs", self.swept.append),
-            environment=environment,
+            environment=self.environment,
             starter=self.starter,
             system=self.system,
             key="schlüssel",
@@ -161,6 +161,48 @@ class TestTaking:
         client.runs.terminate(1000.0)
         client.assign()
         assert client.report().outcome == "refused"
+
+
+class TestWhoseFault:
+    """A client says of what it refuses whose fault that is."""
+
+    def fault(self, client: Client, **more: Any) -> str:
+        client.assign(**more)
+        return client.report().fault
+
+    def test_the_jobs(self, client: Client) -> None:
+        assert self.fault(client, environment={"A=B": "c"}) == "job"
+
+    @pytest.mark.parametrize("shell", ["fisch", "cmd", "/etc", "/etc/passwd", "/nowhere/bash"])
+    def test_a_shell_that_is_not_there(self, client: Client, shell: str) -> None:
+        assert self.fault(client, shell=shell) == "shell"
+
+    def test_a_shell_on_a_network_folder_that_is_not_mounted(self, client: Client) -> None:
+        client.environment.set_folders([NetworkFolder("HQROOT", linux="/mnt/nowhere", main=True)])
+        assert self.fault(client, shell="/mnt/nowhere/bin/zsh") == "machine"
+
+    def test_beside_a_network_folder_it_is_no_fault_of_the_machine(self, client: Client) -> None:
+        client.environment.set_folders([NetworkFolder("HQROOT", linux="/mnt/nowhere", main=True)])
+        assert self.fault(client, shell="/mnt/nowhere-else/zsh") == "shell"
+
+    @pytest.mark.parametrize(("said", "fault"), [({"fault": "job"}, "job"), ({}, "machine")])
+    def test_the_runner_knows(self, client: Client, said: dict[str, str], fault: str) -> None:
+        client.assign()
+        client.runs.runner_said({"event": "failed", "token": "t1", "message": "nein", **said}, 1001.0)
+        assert client.report().fault == fault
+
+    def test_a_full_disk_is_the_machines(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            client.assign()
+        assert client.report().fault == "machine"
+
+    def test_bash_is_found_whatever_path_a_job_brings(self, client: Client) -> None:
+        client.assign(shell="bash", environment={"PATH": "/Applications/bin"})
+        assert client.starter.started[0]["argv"][0].endswith("/bash")
 
 
 class TestEnding:

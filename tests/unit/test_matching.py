@@ -40,7 +40,7 @@ def facts(client_id: int = 1, hostname: str = "farm07", cpus: int = 4, **more: A
 
 
 def view(client_id: int = 1, hostname: str = "farm07", cpus: int = 4, **more: Any) -> ClientView:
-    state = {name: more.pop(name) for name in ("standing", "refused", "held") if name in more}
+    state = {name: more.pop(name) for name in ("standing", "held") if name in more}
     return ClientView(facts(client_id, hostname, cpus, **more), **state)
 
 
@@ -235,7 +235,9 @@ class TestWhy:
             ("condemned", JOB, view(standing=Standing.CONDEMNED)),
             ("disabled", JOB, view(standing=Standing.DISABLED)),
             ("no availability rule matches", JOB, view(standing=Standing.CLOSED)),
-            ("lost", Requirement(cpus=64, platforms=("windows",)), view(standing=Standing.LOST)),
+            ("too few CPUs: 64 wanted", Requirement(cpus=64), view(standing=Standing.LOST)),
+            ("refused: it cannot run this job, and said so", Requirement(refused=(1,)), view(standing=Standing.LOST)),
+            ("lost", Requirement(blocked=(1,)), view(standing=Standing.LOST)),
             (None, Requirement(platforms=("linux",)), view()),
             (
                 "platform: the command is given for macosx and windows only",
@@ -263,8 +265,12 @@ class TestWhy:
             ("not on windows", Requirement(conditions=(Condition("os", "any", "windows"),)), view()),
             ("blocked: too many jobs of this tree failed there", Requirement(blocked=(1,)), view()),
             (None, Requirement(blocked=(2,), last=(1,)), view()),
-            ("refused: it refused a job a moment ago", Requirement(cpus=64), view(refused=True)),
-            ("blocked: too many jobs of this tree failed there", Requirement(blocked=(1,)), view(refused=True)),
+            (
+                "resting: it refused or failed what it was given a moment ago",
+                Requirement(blocked=(1,)),
+                view(standing=Standing.RESTING),
+            ),
+            ("blocked: too many jobs of this tree failed there", Requirement(blocked=(1,)), view(held=True)),
             (None, Requirement(cpus=4), view()),
             ("too few CPUs: 5 wanted", Requirement(cpus=5), view()),
             ("on hold for a job that comes before", Requirement(cpus=4), busy(view(held=True), JOB)),
@@ -489,7 +495,24 @@ class TestChoose:
         assert place({1: [(1, 0, 1)]}, {1: Requirement(last=(1,))}, [view(1, cpus=2)]) == {1: 1}
 
     def test_a_blocked_client_is_never_taken(self) -> None:
-        assert place({1: [(1, 0, 1)]}, {1: Requirement(blocked=(1,))}, [view(1)]) == {}
+        full = busy(view(2, cpus=1), JOB)
+        assert place({1: [(1, 0, 1)]}, {1: Requirement(blocked=(1,))}, [view(1), full]) == {}
+
+    def test_where_all_are_blocked_blocks_do_not_count_and_the_fewest_failures_come_first(self) -> None:
+        wanted = {1: Requirement(blocked=(2, 1))}
+        clients = [busy(view(1, cpus=4), JOB), view(2, cpus=4)]
+        assert place({1: [(1, 0, 1), (2, 0, 1)]}, wanted, clients) == {1: 2, 2: 2}
+        assert place({1: [(1, 0, 1)]}, wanted, [view(1), view(2, standing=Standing.LOST)]) == {1: 1}
+        # One is left that is not blocked; it may be off.
+        assert place({1: [(1, 0, 1)]}, wanted, [view(1), view(2), view(3, standing=Standing.LOST)]) == {}
+        # Those that can never run it do not count.
+        assert place({1: [(1, 0, 1)]}, wanted, [view(1), view(3, cpus=0)]) == {1: 1}
+        several_hosts = {1: Requirement(blocked=(1,), min_hosts=2, max_hosts=2)}
+        assert len(place({1: [(1, 0, 1)]}, several_hosts, [view(1), view(2)])) == 1
+
+    def test_a_client_that_refused_the_job_is_out_whatever_else_there_is(self) -> None:
+        assert place({1: [(1, 0, 1)]}, {1: Requirement(refused=(1,))}, [view(1)]) == {}
+        assert place({1: [(1, 0, 1)]}, {1: Requirement(refused=(1,), blocked=(2,))}, [view(1), view(2)]) == {1: 2}
 
     def test_resources_go_to_the_first_in_order(self) -> None:
         wanted = Requirement(resources=(("nuke", 1),))
@@ -623,7 +646,7 @@ class TestHolds:
         "unfit",
         [
             view(1, standing=Standing.DISABLED),
-            view(1, refused=True),
+            view(1, standing=Standing.RESTING),
             view(1, cpus=1),
             view(1, os="windows"),
         ],
@@ -662,7 +685,7 @@ class TestHolds:
         assert [each.candidate.job_id for each in made.placements] == [3]
 
     def test_a_licence_is_not_kept_for_what_no_client_would_take(self) -> None:
-        wanted = Requirement(blocked=(1,), resources=(("nuke", 2),))
+        wanted = Requirement(refused=(1,), resources=(("nuke", 2),))
         units, small = resources(nuke=(2, False)), Requirement(resources=(("nuke", 1),))
         made = self.plan({2: wanted, 3: small}, [view(1)], units=units, holders=rights(2))
         assert [each.candidate.job_id for each in made.placements] == [3]

@@ -14,7 +14,7 @@ FULL = Requirement(cpus=4)
 
 
 def clients(count: int, *jobs: Requirement, standing: Standing = Standing.TAKES_WORK, **more: Any) -> list[ClientView]:
-    state = {name: more.pop(name) for name in ("refused", "held") if name in more}
+    state = {name: more.pop(name) for name in ("held",) if name in more}
     made = []
     for number in range(1, count + 1):
         given = {"os": "linux", "groups": frozenset({"sim"}), "cpus": 4} | more
@@ -76,7 +76,7 @@ def why(wanted: Requirement, *some: list[ClientView], units: Units | None = None
         (
             Requirement(conditions=(Condition("hostname:name", "==", "farm99:gpu"),)),
             [clients(3), clients(1, standing=Standing.LOST)],
-            "waits for a client: there is no client farm99:gpu; 1 lost",
+            "waits for a client: there is no client farm99:gpu",
         ),
         (
             Requirement(platforms=("windows",)),
@@ -104,14 +104,35 @@ def why(wanted: Requirement, *some: list[ClientView], units: Units | None = None
             "waits for 3 clients at once: no more than 2 in group sim, all busy",
         ),
         (Requirement(cpus=64), [clients(3)], "waits for a client: 3 with too few CPUs: 64 wanted"),
-        (Requirement(blocked=(1, 2)), [clients(2)], "waits for a client: 2 blocked after failures"),
-        (Requirement(), [clients(2, refused=True)], "waits for a client: 2 clients, all resting after a refusal"),
+        (
+            Requirement(blocked=(1, 2)),
+            [clients(3, FULL)],
+            "waits for a client: 1 client, busy; 2 blocked after failures",
+        ),
+        # Where all are blocked, blocks do not count.
+        (Requirement(blocked=(1, 2)), [clients(2, FULL)], "waits for a client: 2 clients, all busy"),
+        (
+            Requirement(blocked=(1,), refused=(2,)),
+            [clients(2, FULL)],
+            "waits for a client: 1 client, busy; 1 refused this job",
+        ),
+        (
+            Requirement(blocked=(1,), min_hosts=2, max_hosts=2),  # the one that is left is not enough
+            [clients(2, FULL)],
+            "waits for 2 clients at once: 2 clients, all busy",
+        ),
+        (Requirement(refused=(1, 2)), [clients(2)], "waits for a client: 2 refused this job"),
+        (
+            Requirement(),
+            [clients(2, standing=Standing.RESTING)],
+            "waits for a client: 2 clients, all resting after a refusal or failures",
+        ),
         (Requirement(), [clients(2, held=True)], "waits for a client: 2 clients, all on hold for another job"),
         (
             Requirement(conditions=SIM, platforms=("linux",)),
-            [clients(2, held=True), clients(1, FULL), clients(1, refused=True)],
+            [clients(2, held=True), clients(1, FULL), clients(1, standing=Standing.RESTING)],
             "waits for a client: 4 on linux and in group sim: "  # noqa: ISC004 - one sentence
-            "1 resting after a refusal, 2 on hold for another job, 1 busy",
+            "1 resting after a refusal or failures, 2 on hold for another job, 1 busy",
         ),
         (
             Requirement(singles=("single",)),

@@ -45,6 +45,9 @@ WORDS: dict[str, set[object]] = {
     "error": {"error"},
     "stale": {Outcome.STALE},
     "B": {Outcome.BY_CHILDREN},
+    "B, or failed": {Outcome.REFUSED},
+    "B, or failed (6.7)": {Outcome.REFUSED},
+    "paused, no run, or failed (6.7)": {Outcome.REFUSED},  # a pause is wished there
     "wish: ends `paused`": {Outcome.PAUSE_LATER},
     "wish noted": {Outcome.PAUSE_LATER},
     "wish cleared": {Outcome.RESUME_LATER},
