@@ -38,13 +38,9 @@ metadata = MetaData(
 )
 
 # MySQL compares and sorts like the others only byte by byte, and its TEXT ends at 64 KiB.
+_TABLES: Final = {"charset": "utf8mb4", "collate": "utf8mb4_bin", "engine": "InnoDB"}
 _OPTIONS: Final[dict[str, Any]] = {
-    "mysql_charset": "utf8mb4",
-    "mysql_collate": "utf8mb4_bin",
-    "mysql_engine": "InnoDB",
-    "mariadb_charset": "utf8mb4",
-    "mariadb_collate": "utf8mb4_bin",
-    "mariadb_engine": "InnoDB",
+    **{f"{dialect}_{name}": value for dialect in ("mysql", "mariadb") for name, value in _TABLES.items()},
     "sqlite_autoincrement": True,
 }
 _NO_AUTOINCREMENT: Final = {name: value for name, value in _OPTIONS.items() if name != "sqlite_autoincrement"}
@@ -79,6 +75,7 @@ requirement = Table(
     **_OPTIONS,
 )
 
+_HOLDING: Final = one_of("status", sorted(HOLDS_RUN))
 job = Table(
     "job",
     metadata,
@@ -121,14 +118,8 @@ job = Table(
     Column("exit_code", Long),
     Column("name", LongText, nullable=False),
     CheckConstraint(one_of("status", JobStatus), name="status"),
-    CheckConstraint(
-        f"({one_of('status', sorted(SETTLED))}) = (ended_at IS NOT NULL)",
-        name="settled_has_end",
-    ),
-    CheckConstraint(
-        f"(run_id IS NOT NULL) = ({one_of('status', sorted(HOLDS_RUN))}) OR status = 'paused'",
-        name="holds_run",
-    ),
+    CheckConstraint(f"({one_of('status', sorted(SETTLED))}) = (ended_at IS NOT NULL)", name="settled_has_end"),
+    CheckConstraint(f"(run_id IS NOT NULL) = ({_HOLDING}) OR status = 'paused'", name="holds_run"),
     CheckConstraint("children_unsettled >= 0 AND children_unsuccessful >= 0", name="counters"),
     CheckConstraint("tries_left >= 0 AND priority >= 0", name="not_negative"),
     **_NO_AUTOINCREMENT,

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hqueue.client import platforms
 from hqueue.client.channel import PROTOCOL, Channel, Message
@@ -27,6 +27,27 @@ READY_S = 10.0  # for a new runner to be there
 ANSWER_S = 60.0  # for a runner on a swapping machine to answer; then it is killed, and with it all it started
 # Only the standard library and this package: the runner needs nothing else, and each import stays in memory for months.
 _CODE = "import sys; sys.path.append(sys.argv[1]); from hqueue.client.runner import main; main(*sys.argv[2:])"
+
+
+class Starter(Protocol):
+    """What runs ask of the runner."""
+
+    @property
+    def problem(self) -> str:
+        """Return why no command can be started at present, as a sentence; "" if one can."""
+        ...
+
+    def start(self, order: Message) -> bool:
+        """Have a command started; False while there is no runner."""
+        ...
+
+    def spare(self, token: str) -> None:
+        """Have a run's group left alone when its leader ends; on its way when this returns."""
+        ...
+
+    def forget(self, token: str) -> None:
+        """Let go of a result that is in the daemon's journal."""
+        ...
 
 
 class RunnerLink:

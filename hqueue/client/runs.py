@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hqueue.client.environment import UnusableEnvironmentError
 from hqueue.client.output import Output
@@ -20,33 +20,13 @@ if TYPE_CHECKING:
     from hqueue.client.environment import Environment
     from hqueue.client.journal import Journal
     from hqueue.client.processes import System
+    from hqueue.client.runnerlink import Starter
     from hqueue.client.workspace import Workspaces
     from hqueue.protocol import Assignment, Fault, Outcome, Wish
 
 log = logging.getLogger(__name__)
 
 FOLLOW_EVERY_S = 0.4  # how often the output of running commands is looked at
-
-
-class Starter(Protocol):
-    """What runs ask of the runner."""
-
-    @property
-    def problem(self) -> str:
-        """Return why no command can be started at present, as a sentence; "" if one can."""
-        ...
-
-    def start(self, order: Message) -> bool:
-        """Have a command started; False while there is no runner."""
-        ...
-
-    def spare(self, token: str) -> None:
-        """Have a run's group left alone when its leader ends; on its way when this returns."""
-        ...
-
-    def forget(self, token: str) -> None:
-        """Let go of a result that is in the daemon's journal."""
-        ...
 
 
 class Runs:
@@ -97,8 +77,7 @@ class Runs:
         if self._journal.unreadable_lines:
             log.warning("%d lines of %s cannot be read", self._journal.unreadable_lines, self._journal.path)
         for token, entry in self._journal.entries.items():
-            run = Run.from_entry(token, entry, self._output(token, entry))
-            self._runs[token] = run
+            self._runs[token] = Run.from_entry(token, entry, self._output(token, entry))
         self._workspaces.remove_strangers(self._runs)
 
     def runner_there(self, entries: Iterable[Message], now: float) -> None:
@@ -250,10 +229,9 @@ class Runs:
         for run in self._runs.values():
             if run.report is not None:
                 due = min(due, run.report_at or due)
-                continue
-            due = min(due, self._follow_at if run.pid else due, run.deadline(now))
-            if run.kill is not None:
-                due = min(due, run.kill.due)
+            else:
+                kill_due = run.kill.due if run.kill is not None else due
+                due = min(due, self._follow_at if run.pid else due, run.deadline(now), kill_due)
         return due
 
     def settle(self) -> None:
@@ -316,15 +294,8 @@ class Runs:
     def _start(self, run: Run) -> None:
         if not run.argv and not self._prepare(run):
             return
-        order = {
-            "order": "start",
-            "token": run.token,
-            "argv": run.argv,
-            "cwd": self._workspaces.scratch(run.token),
-            "output": str(self._path(run.token)),
-            "umask": self._umask,
-            "environment": run.environment,
-        }
+        order: Message = {"order": "start", "token": run.token, "argv": run.argv, "environment": run.environment}
+        order |= {"cwd": self._workspaces.scratch(run.token), "output": self._path(run.token), "umask": self._umask}
         # Kept until the runner has said that it started it: the connection may break before it hears of it.
         run.sent = self._starter.start(order) or run.sent
 
@@ -346,8 +317,7 @@ class Runs:
             run.halted_at = None
             self._pack(run).go_on()
         run.wish_done = run.wish_number
-        fields = {"halted_at": run.halted_at, "halted_s": run.halted_s, "wish_done": run.wish_done}
-        self._journal.put(run.token, **fields)
+        self._journal.put(run.token, halted_at=run.halted_at, halted_s=run.halted_s, wish_done=run.wish_done)
         log.info("job %s %s", run.job_id, "halted" if run.halted_at is not None else "goes on")
         self.news = True
 
@@ -420,13 +390,8 @@ class Runs:
             log.info("Finished job %s", run.job_id)
             self._workspaces.clear_scratch(run.token)
         if run.report is not None and run.token in self._journal.entries:
-            self._journal.put(
-                run.token,
-                report=write(run.report),
-                output_bytes=run.output.size,
-                assignment=None,
-                wish_done=run.wish_done,
-            )
+            ended = {"report": write(run.report), "output_bytes": run.output.size, "wish_done": run.wish_done}
+            self._journal.put(run.token, assignment=None, **ended)
         if run.sent:
             self._to_forget.append(run.token)
         if run.output.delivered:
