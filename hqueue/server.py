@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 from collections import deque
 from contextlib import ExitStack
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 # The interpreter lets a busy thread run this long before another gets its turn; the loop answers everybody.
 _SWITCH_INTERVAL_S: Final = 0.001
+_HEARD_S: Final = 0.5  # the longest that a signal waits to be heard
 # Ten thousand rows are no garbage: with the usual 700 the collector looks at them a hundred times while they become an
 # answer, which takes a third of its time.
 _GC_THRESHOLDS: Final = (100_000, 50, 100)
@@ -141,9 +143,13 @@ class Server:
     def wait(self) -> BaseException | None:
         """Wait until somebody asks for the end, or a service dies; return what it died of."""
         # No event: a handler that sets one on the thread that waits for it may wait for ever itself.
-        self._ends.get()
-        self._ends.put(None)
-        return self._failure
+        # And not without an end: a signal that comes just before the wait begins does not interrupt it, so that its
+        # handler would run only after the wait.
+        while True:
+            with contextlib.suppress(Empty):
+                self._ends.get(timeout=_HEARD_S)
+                self._ends.put(None)
+                return self._failure
 
     def _service(self, name: str, tick: Any, clock: Clock, interval_s: float | None) -> PeriodicService:
         return PeriodicService(name, tick, clock, self._died, interval_s=interval_s)
