@@ -40,9 +40,8 @@ metadata = MetaData(
 # MySQL compares and sorts like the others only byte by byte, and its TEXT ends at 64 KiB.
 _TABLES: Final = {"charset": "utf8mb4", "collate": "utf8mb4_bin", "engine": "InnoDB"}
 _OPTIONS: Final[dict[str, Any]] = {
-    **{f"{dialect}_{name}": value for dialect in ("mysql", "mariadb") for name, value in _TABLES.items()},
-    "sqlite_autoincrement": True,
-}
+    f"{dialect}_{name}": value for dialect in ("mysql", "mariadb") for name, value in _TABLES.items()
+} | {"sqlite_autoincrement": True}
 _NO_AUTOINCREMENT: Final = {name: value for name, value in _OPTIONS.items() if name != "sqlite_autoincrement"}
 LongText = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
 # SQLite gives out ids only for the type INTEGER, which there has 64 bits; nor can it change a column's type.

@@ -7,7 +7,7 @@ import xmlrpc.client
 from typing import TYPE_CHECKING, Any
 
 from tests.farm import eventually, throughout
-from tests.faults.calls import SETTLED, is_refused, names, outcome, status
+from tests.faults.calls import is_refused, names, outcome, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,21 +83,6 @@ def test_a_full_log_folder_is_said_and_keeps_no_cpu(make_farm: Callable[..., Far
     disk.empty()
     eventually(lambda: {status(farm, loud), status(farm, quiet)} == {"succeeded"}, "both end when there is room")
     assert proxy.getJobOutput(loud) == "ünïcode\n" * 100_000
-
-
-def test_a_full_folder_of_a_client_is_not_the_jobs_fault(make_farm: Callable[..., Farm], disk: SmallDisk) -> None:
-    farm = make_farm()
-    (farm.folder / "clients").symlink_to(disk.path)
-    farm.add_client("eins", cpus=1)
-    proxy = farm.proxy()
-    disk.fill()
-    (job_id,) = proxy.newjob({"name": "geduldig", "command": "echo Grüße"})
-    eventually(lambda: proxy.getClients(None, ["available"]) == [{"available": False}], "the machine takes no jobs")
-    assert status(farm, job_id) not in SETTLED
-    assert "disk" in proxy.getClients(None, ["stateReason"])[0]["stateReason"]
-    disk.empty()
-    eventually(lambda: status(farm, job_id) == "succeeded", "the machine mends itself", 60)
-    assert proxy.getJobOutput(job_id) == "Grüße\n"
 
 
 def written(farm: Farm, spec: dict[str, Any]) -> Any:
