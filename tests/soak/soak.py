@@ -300,7 +300,9 @@ def _number_is_wrong(submission: Submission, there: list[int]) -> str:
 
 def _last_words(proxy: Any, job_id: int) -> str:
     """Return what a job's history says of its last failure."""
-    messages = [entry["message"] for entry in proxy.getJob(job_id, ["history"])["history"] if entry["status"] == "failed"]
+    messages = [
+        entry["message"] for entry in proxy.getJob(job_id, ["history"])["history"] if entry["status"] == "failed"
+    ]
     return str(messages[-1]) if messages else ""
 
 
