@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import roles
 
-from hqueue import deadlines
+from hqueue import remote
 from hqueue.errors import (
     BrokenPromiseError,
     ConfigError,
@@ -73,7 +73,7 @@ def create_engine(url: str, *, pool_size: int, max_overflow: int) -> sa.Engine:
             sa_event.listen(engine, "connect", _set_up_sqlite)
             sa_event.listen(engine, "begin", _begin_sqlite)
             return engine
-        return deadlines.create_engine(parsed, pool_pre_ping=True, isolation_level="REPEATABLE READ", **options)
+        return remote.create_engine(parsed, pool_pre_ping=True, isolation_level="REPEATABLE READ", **options)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
         raise ConfigError(f"database_url {url!r} is not a database URL: {error}") from None
     except ModuleNotFoundError as error:
@@ -247,7 +247,7 @@ class ServerLock:
             return
         connection.rollback()
         if taken:
-            deadlines.check_session(connection)
+            remote.check_session(connection)
             self._was_ours = True
         elif self._was_ours:
             raise StoreUnavailableError("the database has not let go of this server's lock yet; try again shortly")

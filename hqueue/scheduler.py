@@ -20,11 +20,11 @@ from hqueue.lifecycle.status import apply
 from hqueue.lifecycle.turns import below_unfinished
 from hqueue.live import STALL_S
 from hqueue.matching import Candidate, FitTable, Plan, plan
-from hqueue.patience import ABANDONED, Abandoned, Firsts
 from hqueue.schema import client, job, run
 from hqueue.states import Cause, JobEvent, JobStatus
 from hqueue.store import chunks
 from hqueue.views.farmview import run_times
+from hqueue.waiting import ABANDONED, Abandoned, Firsts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

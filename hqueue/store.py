@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import sqlalchemy as sa
 
-from hqueue import database, deadlines
+from hqueue import database, remote
 from hqueue.clock import Clock, SystemClock, to_ms
 from hqueue.config import Policy
 from hqueue.durability import Flusher, Reserve
@@ -351,7 +351,7 @@ class Store:
         """Raise the number of sessions that have written; where it is not ours, somebody else has written since."""
         if self.is_local:
             return  # the lock's file is held for as long as the process lives
-        deadlines.keep_short(connection)
+        remote.keep_short(connection)
         with connection.begin():
             found = connection.execute(sa.select(counter.c.value).where(counter.c.name == _EPOCH)).scalar()
             if found is None:

@@ -13,7 +13,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hqueue import patience
+from hqueue import waiting
 from hqueue.lifecycle import refusals
 from hqueue.lifecycle.requirements import read_requirement
 from hqueue.matching import Requirement, Units, capacity, clients, conditions, planning, rules, why
@@ -158,7 +158,7 @@ def _no_hold() -> Any:
 
 
 def _hold_for_nobody() -> Any:
-    return _changed(patience, "needs_more_than_a_gap", lambda wanted: wanted.min_hosts > 1)
+    return _changed(waiting, "needs_more_than_a_gap", lambda wanted: wanted.min_hosts > 1)
 
 
 def _keep_nothing() -> Any:
