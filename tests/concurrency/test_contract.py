@@ -64,6 +64,7 @@ class Case:
     threads = 1
     lives_once = False
     refused: int | None = StoreUnavailableError.code  # what who comes after the end is told; None: he gets an answer
+    told: int | None = OutcomeUnknownError.code  # what who waits when the service dies is told
     dies_of_any = False  # error; otherwise an ordinary one is the affair of its item
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -245,7 +246,7 @@ class Peer:
 class Beating(Case):
     name = "heartbeat"
     threads = 2
-    refused = None  # a heartbeat counts all the same
+    refused = told = None  # a heartbeat counts all the same
 
     def build(self, store: Store, folder: Path) -> Any:
         self.context = make_context(store, settings(job_logs_dir=str(folder / "logs")), FakeClock())
@@ -296,7 +297,7 @@ class Waking(Case):
 class Listening(Case):
     name = "listener"
     lives_once = True
-    refused = 0
+    refused = told = 0
 
     def build(self, store: Store, folder: Path) -> Any:
         self.callers = ThreadPoolExecutor(8, thread_name_prefix="caller")
@@ -496,7 +497,7 @@ def test_death_is_heard_of_by_everybody(case: Case, caplog: pytest.LogCaptureFix
     dying.go_on.set()
     assert case.deaths.came.wait(PATIENCE_S)
     codes = [outcome(answer) for answer in [doomed, *waiting] if answer is not None]
-    assert set(codes) <= {0 if isinstance(case, Listening) else OutcomeUnknownError.code}
+    assert set(codes) <= {case.told}
     late = case.do(nothing)
     assert late is None or outcome(late) == case.refused
     for blocker in holding:

@@ -35,9 +35,10 @@ def with_streams(command: Sequence[str], how: str, folder: os.PathLike[str]) -> 
     """Run a command with its standard streams as STREAMS says, for the length of a block."""
     reading, writing = os.pipe()
     os.close(reading)
+    # bash, for other shells know no descriptor beyond 9
     script = f'exec "$@" {STREAMS[how]}'.replace("$BROKEN", str(writing))
     process = subprocess.Popen(
-        ["sh", "-c", script, "sh", *command],
+        ["bash", "-c", script, "bash", *command],
         cwd=folder,
         pass_fds=[writing],
         stdin=subprocess.DEVNULL,
@@ -94,7 +95,7 @@ def test_a_client_works(make_farm: Callable[..., Farm], how: str) -> None:
         assert ends_in_order(process)
 
 
-@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "| true"])
+@pytest.mark.parametrize("redirection", [">/dev/full", "| true"])
 def test_hq_says_when_it_could_not_print(make_farm: Callable[..., Farm], redirection: str) -> None:
     farm = make_farm()
     farm.proxy().newjob([{"name": f"Bild {number}", "command": "true", "host": "niemand"} for number in range(300)])
