@@ -57,6 +57,7 @@ _HAVE_CHILDREN: Final = sa.select(job.c.id).where(_THESE, job.c.children_total >
 _RELEASED: Final = sa.update(job).where(_THESE).values(held_by_bulk=False)
 _ROOTS: Final = sa.select(job.c.id, job.c.root_id).where(_THESE)
 _STEPPED: Final = sa.update(bulk).where(bulk.c.id == sa.bindparam("key_id")).values(steps=bulk.c.steps + 1)
+_BEGIN: Final = sa.update(bulk_job).where(bulk_job.c.position == sa.bindparam("key_position")).values(child_cursor=0)
 _FORGET: Final = sa.delete(bulk_job).where(bulk_job.c.position.in_(listed("positions")))
 _DELETABLE: Final = frozenset({*SETTLED, JobStatus.ABANDONED})
 
@@ -123,14 +124,30 @@ def _carry_on(session: Session, turn: Any) -> None:
         else:
             session.connection.execute(sa.update(bulk).where(bulk.c.id == turn.id).values(phase=_RELEASE))
         return
-    if turn.action == Action.DELETE:
+    themselves = rows[0].child_cursor == _ITSELF and turn.action in _EVENTS
+    if themselves:
+        rows = _those_themselves(session, turn)
+    if turn.action == Action.DELETE or themselves:
         reached = [row.job_id for row in rows]
     else:
         reached = [rows[0].job_id, *_next_children(session, rows[0].job_id, rows[0].child_cursor)]
     holder = turns.holder(session.connection, reached, turn.id)
     if holder is not None:
         turns.wait(session, turn.id, holder)
-    elif turn.action == Action.DELETE:
+    elif themselves:
+        _carry_out(session, Action(turn.action), reached)
+        session.connection.execute(_BEGIN, [{"key_position": row.position} for row in rows])
+    else:
+        _reach(session, turn, rows, reached)
+
+
+def _those_themselves(session: Session, turn: Any) -> list[Any]:
+    """Return named jobs to be changed together: a child that is cancelled first would fail its parent."""
+    return [row for row in turns.next_jobs(session.connection, turn.id, STEP) if row.child_cursor == _ITSELF]
+
+
+def _reach(session: Session, turn: Any, rows: Sequence[Any], reached: Sequence[int]) -> None:
+    if turn.action == Action.DELETE:
         _delete_below(session, turn.id, rows)
     elif turn.action in SPREADING:
         _spread_on(session, turn, rows[0])
@@ -267,12 +284,7 @@ def _note(
 
 
 def _insert(
-    session: Session,
-    bulk_id: int,
-    job_ids: Sequence[int],
-    *,
-    state: str = turns.EXPAND,
-    cursor: int = 0,
+    session: Session, bulk_id: int, job_ids: Sequence[int], *, state: str = turns.EXPAND, cursor: int = 0
 ) -> None:
     """Note jobs for an action that does not have them yet."""
     if not job_ids:
@@ -280,17 +292,9 @@ def _insert(
     query = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == bulk_id, _NOTED)
     known = set(session.connection.execute(query, {"jobs": job_ids}).scalars())
     roots = dict(session.connection.execute(_ROOTS, {"jobs": job_ids}).all())
-    rows = [
-        {
-            "bulk_id": bulk_id,
-            "job_id": job_id,
-            "root_id": roots.get(job_id, job_id),
-            "state": state,
-            "child_cursor": cursor,
-        }
-        for job_id in job_ids
-        if job_id not in known
-    ]
+    same = {"bulk_id": bulk_id, "state": state, "child_cursor": cursor}
+    fresh = [job_id for job_id in job_ids if job_id not in known]
+    rows = [{"job_id": job_id, "root_id": roots.get(job_id, job_id), **same} for job_id in fresh]
     if rows:
         session.connection.execute(sa.insert(bulk_job), rows)
 
@@ -306,9 +310,7 @@ def _next_children(session: Session, parent_id: int, cursor: int) -> list[int]:
 
 
 def _expand(session: Session, bulk_id: int, action: Action, row: Any, children: Sequence[int]) -> None:
-    """Change the next children of a job that the action has reached, and before them the job if that is to be."""
-    if row.child_cursor == _ITSELF:
-        _carry_out(session, action, [row.job_id])
+    """Change the next children of a job that the action has reached."""
     touched = _touched(session, bulk_id, action, children)
     _carry_out(session, action, touched)
     _insert(session, bulk_id, _with_children(session, _leading_on(session, action, children, touched)))
