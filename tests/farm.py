@@ -239,12 +239,14 @@ def end_all_below(folder: Path) -> None:
 
 @contextlib.contextmanager
 def running_farm(folder: Path, clients: dict[str, int], **options: Any) -> Iterator[Farm]:
-    """Run a farm with these clients (name: CPUs) for the length of a block."""
+    """Run a farm with these clients (name: CPUs) for the length of a block; all of them are registered at its start."""
     farm = Farm(folder, **options)
     try:
         farm.server.start()
         for name, cpus in clients.items():
             farm.add_client(name, cpus=cpus)
+        proxy: Any = farm.proxy()
+        eventually(lambda: len(proxy.getClients(None, ["id"])) == len(clients), "the clients to register")
         yield farm
     finally:
         farm.close()

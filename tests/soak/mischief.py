@@ -23,6 +23,7 @@ class Network:
         self.chances = chances
         self.counts: Counter[str] = Counter()
         self.calm = threading.Event()  # set: messages pass as they are
+        self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._thread.start()
@@ -30,7 +31,7 @@ class Network:
     def path(self) -> Path:
         """Return a new way to the server."""
         path = Path(self)
-        self.run(path.open())
+        self.run(self._open(path))
         return path
 
     def run(self, work: Coroutine[None, None, None]) -> None:
@@ -44,7 +45,14 @@ class Network:
         self._thread.join(30)
         self._loop.close()
 
+    async def _open(self, path: Path) -> None:
+        server = await asyncio.start_server(path.serve, "127.0.0.1", 0)
+        path.port = server.sockets[0].getsockname()[1]
+        self._servers.append(server)
+
     async def _end_all(self) -> None:
+        for server in self._servers:
+            server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -60,13 +68,8 @@ class Path:
         self._network = network
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> None:
-        """Listen."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._server = server  # it ends when nobody refers to it
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry the messages of one connection."""
         onwards: _Streams | None = None
         try:
             while message := await _message(reader):

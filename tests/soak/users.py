@@ -35,7 +35,7 @@ class Submission:
     jobs: list[Expected]
     ids: list[int] = field(default_factory=list)  # of those submitted at the top
     acknowledged: bool = False
-    refused: bool = False  # "nothing was changed"
+    refused: bool = False  # "nothing was changed"; by the only call that there was
     touched: bool = False  # a cancel was asked for, so its jobs may end otherwise than their commands
     delete_asked: bool = False
     deleted: bool = False
@@ -101,7 +101,7 @@ class User(threading.Thread):
         self.submissions.append(submission)
         while True:
             ids = self._call("newjob", specs, of=submission)
-            if ids is not None or submission.refused or not self._repeats:
+            if ids is not None or not self._repeats:
                 break
             if self._ended.is_set() and self.counts["repeats in vain at the end"] > 60:
                 return
@@ -194,8 +194,9 @@ class User(threading.Thread):
         except xmlrpc.client.Fault as fault:
             self.counts[f"faults {fault.faultCode}"] += 1
             if "nothing was changed" in fault.faultString:
+                # Of a repeated submission an earlier call may be stored, or one that the network repeats.
                 if of is not None:
-                    of.refused = True
+                    of.refused = not self._repeats
             elif "not known" not in fault.faultString:
                 self.surprises.append(f"{method}: fault {fault.faultCode}: {fault.faultString[:200]}")
         except (OSError, xmlrpc.client.ProtocolError) as error:
