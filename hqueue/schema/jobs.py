@@ -1,12 +1,8 @@
-"""The tables.
-
-Columns that end in `_at` are moments: whole milliseconds since 1970, UTC (BIGINT on every database, so that they
-sort, compare and copy alike). Columns that end in `_json` hold compact JSON text.
-"""
+"""The tables of jobs, of their runs, and of what is carried out on them in steps."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
@@ -17,52 +13,14 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.mysql import LONGTEXT
 
+from hqueue.schema.columns import NO_AUTOINCREMENT, OPTIONS, Id, Long, LongText, metadata, one_of
 from hqueue.states import HOLDS_RUN, SETTLED, JobStatus
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    },
-)
-
-# MySQL compares and sorts like the others only byte by byte, and its TEXT ends at 64 KiB.
-_TABLES: Final = {"charset": "utf8mb4", "collate": "utf8mb4_bin", "engine": "InnoDB"}
-_OPTIONS: Final[dict[str, Any]] = {
-    f"{dialect}_{name}": value for dialect in ("mysql", "mariadb") for name, value in _TABLES.items()
-} | {"sqlite_autoincrement": True}
-_NO_AUTOINCREMENT: Final = {name: value for name, value in _OPTIONS.items() if name != "sqlite_autoincrement"}
-LongText = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
-# SQLite gives out ids only for the type INTEGER, which there has 64 bits; nor can it change a column's type.
-Long = BigInteger().with_variant(Integer(), "sqlite")
-Id = Long
-
-
-def one_of(column: str, values: Any) -> str:
-    """Return the SQL text that allows a column these values only."""
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
-
-
-# Highest number given out so far, by name: job, run, event. One row each, changed in the transaction that uses the
-# numbers, so that no number is ever used again and events are numbered in commit order on every database.
-counter = Table(
-    "counter",
-    metadata,
-    Column("name", String(32), primary_key=True),
-    Column("value", BigInteger, nullable=False),
-    **_NO_AUTOINCREMENT,
-)
 
 # Everything that decides where a job may go, once per distinct value.
 requirement = Table(
@@ -71,7 +29,7 @@ requirement = Table(
     Column("id", Id, primary_key=True),
     Column("digest", String(64), nullable=False, unique=True),
     Column("spec_json", LongText, nullable=False),
-    **_OPTIONS,
+    **OPTIONS,
 )
 
 _HOLDING: Final = one_of("status", sorted(HOLDS_RUN))
@@ -121,7 +79,7 @@ job = Table(
     CheckConstraint(f"(run_id IS NOT NULL) = ({_HOLDING}) OR status = 'paused'", name="holds_run"),
     CheckConstraint("children_unsettled >= 0 AND children_unsuccessful >= 0", name="counters"),
     CheckConstraint("tries_left >= 0 AND priority >= 0", name="not_negative"),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 # The order in which a tick takes runnable jobs: SPEC 6.1.
 Index("ix_job_schedule", job.c.status, job.c.requirement_id, job.c.priority.desc(), job.c.root_id, job.c.id)
@@ -146,7 +104,7 @@ job_spec = Table(
     Column("email_reasons", Text, nullable=False),
     Column("hooks_json", LongText),  # onSuccess, onError, onCancel, onChildError, as far as given
     Column("show_blocked_warning", Boolean, nullable=False),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 
 job_edge = Table(
@@ -155,7 +113,7 @@ job_edge = Table(
     Column("parent_id", Id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
     Column("child_id", Id, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
     Index("ix_job_edge_child_id", "child_id", "parent_id"),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 
 # The submissions of the last day that may be repeated, for their answer may have been lost.
@@ -168,7 +126,7 @@ submission = Table(
     Column("jobs", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
     Index("ix_submission_at", "at"),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 
 # A job's history and the farm's change feed in one. Rows outlive their job: the feed tells of deleted ones.
@@ -182,38 +140,7 @@ event = Table(
     Column("status", String(16), nullable=False),
     Column("message", LongText, nullable=False),
     Index("ix_event_job_id", "job_id", "seq"),
-    **_NO_AUTOINCREMENT,
-)
-
-client = Table(
-    "client",
-    metadata,
-    Column("id", Id, primary_key=True),
-    Column("label_key", String(512), nullable=False, unique=True),  # lower-case label: two spellings are one machine
-    Column("hostname", String(255), nullable=False),
-    Column("name", String(255), nullable=False),
-    Column("key", String(64), nullable=False),
-    Column("incarnation", BigInteger, nullable=False),
-    Column("ip", String(64), nullable=False),
-    Column("port", Integer, nullable=False),
-    Column("cpus", Integer, nullable=False),
-    Column("cpu_speed", Double, nullable=False),  # MHz
-    Column("platform", String(64), nullable=False),
-    Column("version", String(64), nullable=False),
-    Column("machine_json", LongText, nullable=False),  # memory, installLocation, diskCapacity, gpus
-    Column("description", LongText, nullable=False),
-    Column("rules_json", LongText, nullable=False),
-    Column("disabled", Boolean, nullable=False),
-    Column("condemned", LongText, nullable=False),  # "" or why it takes no more work
-    Column("lost", Boolean, nullable=False),
-    Column("terminating", Boolean, nullable=False),
-    Column("forgotten", Boolean, nullable=False),
-    Column("last_heartbeat_at", BigInteger, nullable=False),
-    Column("load", Double, nullable=False),
-    Column("refusals", Integer, nullable=False),  # in a row; they lengthen the pause
-    Column("refused_until", BigInteger, nullable=False),  # by a clock that never jumps
-    Column("rest_reason", LongText),  # why it rests until then
-    **_OPTIONS,
+    **NO_AUTOINCREMENT,
 )
 
 # One attempt of a job on a client: the truth about the client's capacity.
@@ -256,7 +183,7 @@ run = Table(
     Index("ix_run_job_id", "job_id", "id"),
     Index("ix_run_client_closed", "client_id", "closed_at"),
     Index("ix_run_fenced", "fenced", "client_id"),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 
 # The other clients of a run that has several: they count as taken as long as the run is open.
@@ -266,7 +193,7 @@ reservation = Table(
     Column("run_id", Id, ForeignKey("run.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
     Column("client_id", Id, ForeignKey("client.id"), primary_key=True, autoincrement=False),
     Index("ix_reservation_client_id", "client_id"),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 
 # How often jobs failed on clients, until they are rescheduled: too many under one root block the client for it.
@@ -280,7 +207,7 @@ client_failure = Table(
     Column("failed_at", BigInteger),  # the last time, by a clock that never jumps
     Index("ix_client_failure_root_id", "root_id", "client_id"),
     Index("ix_client_failure_failed_at", "failed_at"),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 # When clients last ran commands with a shell that a job named: it is no fault of a job that asks for the shell again.
 shell = Table(
@@ -288,7 +215,7 @@ shell = Table(
     metadata,
     Column("digest", String(64), primary_key=True),
     Column("ran_at", BigInteger, nullable=False),  # to the hour
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 # The clients that are blocked for a root's jobs. Those jobs have requirements that name them; while that is not yet so
 # for all of them, `moved_to` is the id of the last job that has been looked at.
@@ -301,7 +228,7 @@ root_block = Table(
     Column("recount", Boolean, nullable=False),
     Column("moved_to", BigInteger),
     Index("ix_root_block_pending", "pending"),
-    **_NO_AUTOINCREMENT,
+    **NO_AUTOINCREMENT,
 )
 
 # What was asked of a job and is to be carried to its relatives, in small steps that a crash may interrupt.
@@ -316,7 +243,7 @@ bulk = Table(
     Column("steps", Integer, nullable=False),  # that it took so far: who took fewer comes first
     Column("waits_for", BigInteger),  # an older action, for its next jobs are in a tree of that
     Column("created_at", BigInteger, nullable=False),
-    **_OPTIONS,
+    **OPTIONS,
 )
 bulk_job = Table(
     "bulk_job",
@@ -332,69 +259,5 @@ bulk_job = Table(
     Index("ix_bulk_job_state", "bulk_id", "state", "position"),
     Index("ix_bulk_job_job_id", "job_id"),
     Index("ix_bulk_job_root_id", "root_id", "bulk_id"),
-    **_OPTIONS,
+    **OPTIONS,
 )
-
-client_group = Table(
-    "client_group",
-    metadata,
-    Column("id", Id, primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
-    **_OPTIONS,
-)
-client_group_member = Table(
-    "client_group_member",
-    metadata,
-    Column("group_id", Id, ForeignKey("client_group.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
-    Column("client_id", Id, ForeignKey("client.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
-    Index("ix_client_group_member_client_id", "client_id"),
-    **_NO_AUTOINCREMENT,
-)
-
-resource = Table(
-    "resource",
-    metadata,
-    Column("id", Id, primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
-    Column("maximum", BigInteger),  # unset: unlimited
-    Column("per_machine", Boolean, nullable=False),
-    **_OPTIONS,
-)
-
-# Errors of the server (client 0) and of clients, by day and message.
-trouble = Table(
-    "trouble",
-    metadata,
-    Column("id", Id, primary_key=True),
-    Column("client_id", BigInteger, nullable=False),
-    Column("day", Integer, nullable=False),  # since 1970, UTC
-    Column("digest", String(64), nullable=False),
-    Column("latest_at", BigInteger, nullable=False),
-    Column("times", Integer, nullable=False),
-    Column("message", LongText, nullable=False),
-    UniqueConstraint("client_id", "day", "digest"),
-    Index("ix_trouble_client_id", "client_id", "id"),
-    **_OPTIONS,
-)
-
-note_thread = Table(
-    "note_thread",
-    metadata,
-    Column("id", Id, primary_key=True),
-    Column("job_id", BigInteger, unique=True),
-    Column("client_id", BigInteger, unique=True),
-    **_OPTIONS,
-)
-note = Table(
-    "note",
-    metadata,
-    Column("id", Id, primary_key=True),
-    Column("thread_id", Id, ForeignKey("note_thread.id", ondelete="CASCADE"), nullable=False),
-    Column("at", BigInteger, nullable=False),
-    Column("text", LongText, nullable=False),
-    Index("ix_note_thread_id", "thread_id", "id"),
-    **_OPTIONS,
-)
-
-# What a store of any release may hold, "wish" and "wish_job" those of 0.1.0.
-OUR_TABLES: Final = frozenset({*metadata.tables, "alembic_version", "wish", "wish_job"})
