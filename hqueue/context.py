@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hqueue.errorlog import ErrorLog
 from hqueue.joblogs import JobLogs
+from hqueue.lifecycle.incoming import Incoming
 from hqueue.live import LiveFarm
 from hqueue.views.farmview import FarmReader
 from hqueue.views.jobattributes import JobAttributes
@@ -14,6 +15,7 @@ from hqueue.views.jobattributes import JobAttributes
 if TYPE_CHECKING:
     from hqueue.clock import Clock
     from hqueue.config import ServerConfig
+    from hqueue.service import OnDeath
     from hqueue.store import Store
 
 
@@ -29,6 +31,7 @@ class Context:
     clock: Clock
     farm: FarmReader
     attributes: JobAttributes
+    incoming: Incoming
 
 
 class Chapter:
@@ -43,14 +46,16 @@ class Chapter:
         self._clock = context.clock
         self._farm = context.farm
         self._attributes = context.attributes
+        self._incoming = context.incoming
 
 
-def make_context(store: Store, config: ServerConfig, clock: Clock) -> Context:
-    """Return what the parts of the server of a store share.
+def make_context(store: Store, config: ServerConfig, clock: Clock, on_death: OnDeath) -> Context:
+    """Return what the parts of the server of a store share; `on_death` hears of threads that die.
 
     Errors: StoreUnavailableError when the folder for job output cannot be used.
     """
     live_farm = LiveFarm(clock)
     logs = JobLogs(config.job_logs_dir, max_output_bytes=config.max_output_bytes)
     farm = FarmReader(live_farm, clock)
-    return Context(store, live_farm, logs, ErrorLog(), config, clock, farm, JobAttributes(farm, clock))
+    incoming = Incoming(store, clock, on_death)
+    return Context(store, live_farm, logs, ErrorLog(), config, clock, farm, JobAttributes(farm, clock), incoming)

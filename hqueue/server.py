@@ -72,7 +72,7 @@ class Server:
             pool_size=config.pool_size,
             max_overflow=config.max_overflow,
         )
-        self._context = make_context(self.store, config, clock)
+        self._context = make_context(self.store, config, clock, self._died)
         self.live_farm, self.logs, self.errors = self._context.live_farm, self._context.logs, self._context.errors
         self.scheduler = Scheduler(self.store, self._context.farm, clock, config)
         self._wakeups = Wakeups(self.live_farm, clock, self._died)
@@ -122,9 +122,12 @@ class Server:
             serve, shutdown = self._transport.serve_forever, self._transport.shutdown
             loop = Loop("transport", lambda _: serve(), self._died, interrupt=shutdown)
             ticking = (self._ticker, self._bulk, self._maintenance, self._expiry, self._checkpoints, self._proof)
+            self._context.incoming.start()
             for service in (*ticking, self._wakeups, loop):
                 service.start()
                 opened.callback(service.stop)
+            # First of all: a large submission comes to nothing now, and its caller is told while there is a port.
+            opened.callback(self._context.incoming.stop)
             self._opened = opened.pop_all()
 
     def start_client(self, files: tuple[int, int]) -> None:
@@ -241,6 +244,7 @@ class Server:
 
     def _expire(self) -> float | None:
         maintenance.expire(self.store)
+        self._context.incoming.tidy()
         return None
 
     def _save_live(self) -> float | None:

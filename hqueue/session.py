@@ -84,11 +84,13 @@ class Session:
         """Take ids or sequence numbers and return the first; gaps appear where a transaction fails, repeats never."""
         return self._counters.take(self.connection, name, count)
 
-    def record(self, job_id: int, event_name: str, status: str, message: str = "") -> None:
-        """Add a line to a job's log and to the change feed."""
-        self._events.append(
-            {"job_id": job_id, "at": self.now_ms, "event": event_name, "status": status, "message": message},
-        )
+    def record(self, job_id: int, event_name: str, status: str, message: str = "", *, jobs: int = 1) -> None:
+        """Add a line to a job's log and to the change feed.
+
+        jobs: of how many jobs it tells there, this one and those after it; 0: it is for the log alone.
+        """
+        row = {"job_id": job_id, "at": self.now_ms, "event": event_name, "status": status, "message": message}
+        self._events.append({**row, "jobs": jobs})
 
     def after_commit(self, instruction: Instruction) -> None:
         """Ask for a nudge once the transaction is safely stored; asked for twice, it is given once."""

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, settings
 
 from hqueue import database
 from hqueue.config import Policy
-from hqueue.schema import counter, metadata, resource
+from hqueue.schema import counter, incoming, metadata, resource
 from hqueue.store import Store
 from tests.fakes import FakeClock
 from tests.invariants import check_invariants
@@ -245,9 +245,10 @@ class TestDatabase(SharedStore):
         """Bring it back to how the migrations left it."""
         with self._engine.begin() as connection:
             for table in reversed(metadata.sorted_tables):
-                if table is not counter:
+                if table not in (counter, incoming):
                     connection.execute(sa.delete(table))
             connection.execute(sa.update(counter).values(value=0))
+            connection.execute(sa.update(incoming).values(first_id=0, last_id=0))
             connection.execute(sa.insert(resource), self._resources)
 
     def open_store(self, clock: FakeClock) -> Store:

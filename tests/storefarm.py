@@ -20,7 +20,7 @@ from hqueue.lifecycle.submission import submit
 from hqueue.live import LiveClient, LiveFarm
 from hqueue.protocol import Identity, Listed, Report
 from hqueue.scheduler import Scheduler
-from hqueue.schema import bulk, bulk_job, client, event, job, job_edge, resource, run
+from hqueue.schema import bulk, bulk_job, client, event, job, job_edge, job_row, resource, run
 from hqueue.states import Cause, JobEvent
 from hqueue.views.farmview import FarmReader
 
@@ -143,7 +143,7 @@ class StoreFarm:
     def change(self, job_id: int, **values: Any) -> None:
         """Damage a job by hand, or put it into a state that would take long to reach."""
         with self.store.writing() as session:
-            session.connection.execute(sa.update(job).where(job.c.id == job_id).values(**values))
+            session.connection.execute(sa.update(job_row).where(job_row.c.id == job_id).values(**values))
 
     def runs(self, job_id: int) -> list[Any]:
         """Return a job's runs, oldest first."""

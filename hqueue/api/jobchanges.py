@@ -23,7 +23,7 @@ from hqueue.lifecycle.trees import is_counted
 from hqueue.matching import Condition, conditions_as_dicts, conditions_from
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
-from hqueue.schema import job, job_spec, requirement
+from hqueue.schema import job, job_row, job_spec, requirement
 from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class JobChanges(Chapter):
         if "command" in names:
             _refuse_other_kind(rows, spec)
         found = [row.id for row in rows]
-        _set_columns(session, job.c.id, found, values_of(Part.JOB, spec, names))
+        _set_columns(session, job_row.c.id, found, values_of(Part.JOB, spec, names))
         _set_columns(session, job_spec.c.job_id, found, values_of(Part.SPEC, spec, names))
         if "tags" in names:
             count_in(session, found, is_counted(spec.tags))
@@ -209,7 +209,11 @@ class JobChanges(Chapter):
                 )
             if new != old:
                 new_id = requirement_id(session, new)
-                moved = sa.update(job).where(_THESE, job.c.requirement_id == old_id).values(requirement_id=new_id)
+                moved = (
+                    sa.update(job_row)
+                    .where(job_row.c.id.in_(listed("jobs")), job_row.c.requirement_id == old_id)
+                    .values(requirement_id=new_id)
+                )
                 connection.execute(moved, {"jobs": ids})
 
 

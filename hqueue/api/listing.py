@@ -103,8 +103,9 @@ class Listing(Chapter):
     def getChanges(self, since: Any, limit: Any = DEFAULT_LIMIT) -> dict[str, Any]:
         """Return what has happened to jobs after a place in the feed, in the order in which it was stored.
 
-        Shapes: {changes: [{seq, date, jobId, event, status}], next, reset}: ask again from `next`. reset is True
-        where the feed does not go back so far, or not yet so far: list the jobs again.
+        Shapes: {changes: [{seq, date, jobId, count, event, status}], next, reset}: ask again from `next`. reset is
+        True where the feed does not go back so far, or not yet so far: list the jobs again. A submission is one change:
+        `count` jobs from jobId on; count is 1 in all others.
         Errors: InvalidArgumentError for a limit below 1.
         Source: ours.
         """
@@ -114,14 +115,12 @@ class Listing(Chapter):
             forgotten = connection.execute(_LAST_FORGOTTEN_EVENT).scalar() or 0
             if not forgotten <= start <= last:
                 return {"changes": [], "next": last, "reset": True}
-            columns = (event.c.seq, event.c.at, event.c.job_id, event.c.event, event.c.status)
+            columns = (event.c.seq, event.c.at, event.c.job_id, event.c.jobs, event.c.event, event.c.status)
             rows = connection.execute(
-                sa.select(*columns).where(event.c.seq > start).order_by(event.c.seq).limit(most),
+                sa.select(*columns).where(event.c.seq > start, event.c.jobs > 0).order_by(event.c.seq).limit(most),
             ).all()
-        changes = [
-            {"seq": row.seq, "date": from_ms(row.at), "jobId": row.job_id, "event": row.event, "status": row.status}
-            for row in rows
-        ]
+        names = ("seq", "date", "jobId", "count", "event", "status")
+        changes = [dict(zip(names, (row.seq, from_ms(row.at), *row[2:]), strict=True)) for row in rows]
         # The end of the feed may be numbers that no event has: a failed transaction leaves them out.
         return {"changes": changes, "next": rows[-1].seq if len(rows) == most else last, "reset": False}
 

@@ -142,9 +142,7 @@ class Queue(Chapter):
         graph = jobspec.parse(spec, max_depth=self._config.max_spec_depth)
         if not graph.jobs:
             return []
-        return self._store.write_soon(
-            lambda session: submit(session, graph, parent_id, child_ids),
-        )
+        return self._incoming.put(graph, parent_id, child_ids)
 
 
 def _published(method: str, what: str) -> Callable[[Queue], list[str]]:

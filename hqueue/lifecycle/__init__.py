@@ -6,6 +6,7 @@ runrows       runs as the lifecycle sees them, how they are read, asked for some
 links         the existing jobs that a submission names, and what must not be done with them
 properties    where the properties of a specification are stored
 submission    submit(): a graph of specifications becomes jobs
+incoming      large submissions, stored in steps and there for everybody at once
 repeats       submissions that are repeated because their answer was lost
 runs          what is assigned to clients, and how it ends
 clients       what a client says, and what there is to tell it

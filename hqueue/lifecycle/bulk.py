@@ -19,7 +19,7 @@ from hqueue.lifecycle.deletion import GONE_ROOT, cut, delete, detach, fitting, m
 from hqueue.lifecycle.rows import statuses
 from hqueue.lifecycle.spreading import SPREADING, Change
 from hqueue.lifecycle.status import apply
-from hqueue.schema import bulk, bulk_job, job, job_edge
+from hqueue.schema import bulk, bulk_job, job, job_edge, job_row
 from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus
 from hqueue.store import RunBulk, Session, WakeScheduler
 
@@ -54,7 +54,7 @@ _EVENTS: Final[dict[Action, JobEvent]] = {
 _THESE: Final = job.c.id.in_(listed("jobs"))
 _NOTED: Final = bulk_job.c.job_id.in_(listed("jobs"))
 _HAVE_CHILDREN: Final = sa.select(job.c.id).where(_THESE, job.c.children_total > 0)
-_RELEASED: Final = sa.update(job).where(_THESE).values(held_by_bulk=False)
+_RELEASED: Final = sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(held_by_bulk=False)
 _ROOTS: Final = sa.select(job.c.id, job.c.root_id).where(_THESE)
 _STEPPED: Final = sa.update(bulk).where(bulk.c.id == sa.bindparam("key_id")).values(steps=bulk.c.steps + 1)
 _BEGIN: Final = sa.update(bulk_job).where(bulk_job.c.position == sa.bindparam("key_position")).values(child_cursor=0)

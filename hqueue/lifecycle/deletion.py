@@ -12,7 +12,7 @@ from hqueue.lifecycle import blocklist, trees
 from hqueue.lifecycle.rows import load, statuses
 from hqueue.lifecycle.runrows import fence, set_wish
 from hqueue.lifecycle.status import count_children
-from hqueue.schema import bulk_job, client, job, job_edge, note_thread, root_block, run
+from hqueue.schema import bulk_job, client, job, job_edge, job_row, note_thread, root_block, run
 from hqueue.states import SETTLED, UNSUCCESSFUL, JobStatus
 from hqueue.store import DeleteLogs, Session
 
@@ -31,17 +31,17 @@ _DELETE: Final = (
     sa.delete(note_thread).where(note_thread.c.job_id.in_(_THESE)),
     sa.delete(job_edge).where(_EDGES),
     sa.delete(root_block).where(root_block.c.root_id.in_(_THESE)),
-    sa.delete(job).where(job.c.id.in_(_THESE)),
+    sa.delete(job_row).where(job_row.c.id.in_(_THESE)),
 )
 _FEWER_CHILDREN: Final = (
-    sa.update(job)
-    .where(job.c.id == sa.bindparam("key_id"))
-    .values(children_total=job.c.children_total - sa.bindparam("lost"))
+    sa.update(job_row)
+    .where(job_row.c.id == sa.bindparam("key_id"))
+    .values(children_total=job_row.c.children_total - sa.bindparam("lost"))
 )
 _GONE: Final = sa.select(bulk_job.c.job_id).where(
     bulk_job.c.bulk_id == sa.bindparam("action"), bulk_job.c.state == GONE_ROOT
 )
-_REHOME: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(root_id=sa.bindparam("root"))
+_REHOME: Final = sa.update(job_row).where(job_row.c.id == sa.bindparam("key_id")).values(root_id=sa.bindparam("root"))
 
 
 _HAS_PARENTS: Final = sa.select(job_edge.c.parent_id).where(job_edge.c.child_id == job.c.id).exists()
@@ -98,7 +98,7 @@ def detach(session: Session, job_ids: Sequence[int]) -> None:
     edges = connection.execute(sa.select(job_edge.c.parent_id, job_edge.c.child_id).where(above), these).all()
     _leave_trees(session, edges, going)
     connection.execute(sa.delete(job_edge).where(above), these)
-    connection.execute(sa.update(job).where(job.c.id.in_(_THESE)).values(is_root=False), these)
+    connection.execute(sa.update(job_row).where(job_row.c.id.in_(_THESE)).values(is_root=False), these)
     _leave_parents(session, edges, going)
 
 
@@ -175,7 +175,9 @@ def make_roots(session: Session, job_ids: Sequence[int]) -> None:
     if job_ids:
         query = sa.select(job.c.id).where(job.c.id.in_(_THESE), ~job.c.is_root, ~_HAS_PARENTS)
         orphans = session.connection.execute(query, {"jobs": job_ids}).scalars().all()
-        session.connection.execute(sa.update(job).where(job.c.id.in_(_THESE)).values(is_root=True), {"jobs": orphans})
+        session.connection.execute(
+            sa.update(job_row).where(job_row.c.id.in_(_THESE)).values(is_root=True), {"jobs": orphans}
+        )
 
 
 def rehome(session: Session, bulk_id: int, limit: int) -> bool:

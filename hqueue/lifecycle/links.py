@@ -60,6 +60,11 @@ class Attachment:
         self._jobs = graph.jobs
         self._parent_id = parent_id
         self._given_child_ids = tuple(child_ids)
+        given = graph.given if parent_id is not None or child_ids else 0
+        # The jobs that name existing ones, by their indexes.
+        self.linked = [
+            index for index, spec in enumerate(graph.jobs) if index < given or spec.child_ids or spec.parent_ids
+        ]
         self.known = self._load_known()
 
     def check(self) -> None:
@@ -72,12 +77,13 @@ class Attachment:
         for job_id in self._given_child_ids:
             if job_id not in self.known:
                 raise UnknownJobError(_unknown("child_ids", job_id))
-        for index, spec in enumerate(self._jobs):
+        for index in self.linked:
+            spec = self._jobs[index]
             for key, ids in (("childrenIds", spec.child_ids), ("parentIds", spec.parent_ids)):
                 for place, job_id in enumerate(ids):
                     if job_id not in self.known:
                         raise UnknownJobError(_unknown(f"{self._path(index)}{key}[{place}]", job_id))
-        above = self._existing_parents()
+        above = self.existing_parents()
         if above:
             self._check_above(above)
 
@@ -92,18 +98,19 @@ class Attachment:
                 "or submit below another parent",
             )
 
-    def _existing_parents(self) -> set[int]:
-        above = {job_id for spec in self._jobs for job_id in spec.parent_ids}
+    def existing_parents(self) -> set[int]:
+        """Return the existing jobs that get new children."""
+        above = {job_id for index in self.linked for job_id in self._jobs[index].parent_ids}
         if self._parent_id is not None:
             above.add(self._parent_id)
         return above
 
     def _check_cycles(self, higher: set[int]) -> None:
         """Refuse an existing child that is above an existing parent of the same new jobs."""
-        if higher.isdisjoint(child for index in range(len(self._jobs)) for child in self.children(index)):
+        if higher.isdisjoint(child for index in self.linked for child in self.children(index)):
             return
         reach: dict[int, set[int]] = {}  # existing parent -> itself and its ancestors
-        for parent in self._existing_parents():
+        for parent in self.existing_parents():
             reach[parent] = ancestors(self._connection, [parent]) | {parent}
         # Nodes: new jobs by index, existing ones by -id; an edge goes from a job to one that must be below it.
         edges: dict[int, set[int]] = defaultdict(set)
@@ -137,16 +144,11 @@ class Attachment:
             return tuple(dict.fromkeys((*ids, *self._given_child_ids)))
         return ids
 
-    def root(self, index: int) -> int | None:
-        """Return the id of the root that a job has from its first existing parent, None without one."""
-        parents = self.parents(index)
-        return self.known[parents[0]].root_id if parents else None
-
     def paused(self) -> set[int]:
         """Return the existing parents that new children wait with: paused ones, and settled ones in paused trees."""
         return {
             parent
-            for parent in self._existing_parents()
+            for parent in self.existing_parents()
             if self.known[parent].pause_wished
             or (self.known[parent].status in SETTLED and _in_paused_tree(self._connection, parent))
         }
@@ -156,8 +158,8 @@ class Attachment:
         wanted = set(self._given_child_ids)
         if self._parent_id is not None:
             wanted.add(self._parent_id)
-        for spec in self._jobs:
-            wanted.update(spec.child_ids, spec.parent_ids)
+        for index in self.linked:
+            wanted.update(self._jobs[index].child_ids, self._jobs[index].parent_ids)
         rows = self._connection.execute(_KNOWN, {"jobs": wanted}) if wanted else ()
         return {row.id: Known(row.id, row.root_id, JobStatus(row.status), *row[3:]) for row in rows}
 

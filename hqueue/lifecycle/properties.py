@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hqueue.matching import singles_of
-from hqueue.schema import job, job_spec
+from hqueue.schema import job_row, job_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -38,7 +38,7 @@ class _Place(NamedTuple):
 
 
 def _column(column: sa.Column[Any], value: str | Callable[[JobSpec], Any]) -> _Place:
-    part = Part.JOB if column.table is job else Part.SPEC
+    part = Part.JOB if column.table is job_row else Part.SPEC
     return _Place(part, column.name, attrgetter(value) if isinstance(value, str) else value)
 
 
@@ -81,12 +81,12 @@ PROPERTIES: Final[dict[str, tuple[_Place, ...]]] = {
     "maxHosts": (_needs("max_hosts"),),
     "maxTime": (_column(job_spec.c.max_time_s, "max_time_s"),),
     "minHosts": (_needs("min_hosts"),),
-    "name": (_column(job.c.name, "name"),),
+    "name": (_column(job_row.c.name, "name"),),
     "onCancel": (_hook("on_cancel"),),
     "onChildError": (_hook("on_child_error"),),
     "onError": (_hook("on_error"),),
     "onSuccess": (_hook("on_success"),),
-    "priority": (_column(job.c.priority, lambda spec: spec.priority or 0),),
+    "priority": (_column(job_row.c.priority, lambda spec: spec.priority or 0),),
     "resources": (_needs("resources", lambda spec: tuple(sorted((spec.resources or {}).items()))),),
     "shell": (_column(job_spec.c.shell, "shell"),),
     "submittedBy": (_column(job_spec.c.submitted_by, lambda spec: spec.submitted_by or ""),),
@@ -94,7 +94,7 @@ PROPERTIES: Final[dict[str, tuple[_Place, ...]]] = {
         _column(job_spec.c.tags_json, lambda spec: encode(spec.tags) if spec.tags else "[]"),
         _needs("singles", lambda spec: singles_of(spec.tags)),
     ),
-    "triesLeft": (_column(job.c.tries_left, "tries"), _column(job_spec.c.tries, "tries")),
+    "triesLeft": (_column(job_row.c.tries_left, "tries"), _column(job_spec.c.tries, "tries")),
 }
 _BY_PART: Final = {
     part: [

@@ -10,7 +10,7 @@ from hqueue.lifecycle import trees
 from hqueue.lifecycle.bulk import release
 from hqueue.lifecycle.runrows import abandon, fence, set_wish
 from hqueue.lifecycle.status import apply
-from hqueue.schema import bulk_job, client, job, job_edge, run
+from hqueue.schema import bulk_job, client, job, job_edge, job_row, run
 from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _child: Final = job.alias("child")
 _UNSETTLED: Final = tuple(sorted(set(JobStatus) - SETTLED))
 _CORRECT: Final = (
-    sa.update(job)
-    .where(job.c.id == sa.bindparam("key_id"))
+    sa.update(job_row)
+    .where(job_row.c.id == sa.bindparam("key_id"))
     .values(
         children_total=sa.bindparam("total"),
         children_unsettled=sa.bindparam("unsettled"),

@@ -1,6 +1,6 @@
 """Submissions with a submissionId: within a day the same again is answered with the ids of the first time.
 
-A repeat while the first is under way waits for the write lock, and so for the first.
+A repeat while the first is under way waits for the first: behind it in its lane, or at the write lock.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ def key_of(graph: SpecGraph, parent_id: int | None, child_ids: Sequence[int]) ->
     )
 
 
-def find(session: Session, key: Key) -> list[int] | None:
-    """Return the ids that a submission was answered with, None for one that is new.
+def find(session: Session, key: Key | None) -> list[int] | None:
+    """Return the ids that a submission was answered with, None for one that is new or has no key.
 
     Errors: InvalidSpecError where the key stands for something else.
     """
+    if key is None:
+        return None
     since = session.now_ms - _KEPT_MS
     query = sa.select(submission).where(submission.c.digest == key.digest, submission.c.at > since)
     row = session.connection.execute(query).one_or_none()
@@ -60,8 +62,10 @@ def find(session: Session, key: Key) -> list[int] | None:
     return ids
 
 
-def keep(session: Session, key: Key, ids: Sequence[int]) -> None:
-    """Note the answer to a submission."""
+def keep(session: Session, key: Key | None, ids: Sequence[int]) -> None:
+    """Note the answer to a submission that has a key."""
+    if key is None:
+        return
     session.connection.execute(sa.delete(submission).where(submission.c.digest == key.digest))
     row = {"digest": key.digest, "content": key.content, "first_id": ids[0], "jobs": len(ids), "at": session.now_ms}
     session.connection.execute(sa.insert(submission).values(row))

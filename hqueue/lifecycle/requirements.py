@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from hqueue.database import insert_row, listed
 from hqueue.matching import ClientFacts, Requirement, os_of, would_do
-from hqueue.schema import client, client_group, client_group_member, job, requirement
+from hqueue.schema import client, client_group, client_group_member, job_row, requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,7 +55,9 @@ def _by_digest(session: Session, digests: Iterable[str]) -> dict[str, int]:
     return dict(session.connection.execute(query, {"digests": list(digests)}).all())
 
 
-_GIVE: Final = sa.update(job).where(job.c.id == sa.bindparam("key_id")).values(requirement_id=sa.bindparam("right"))
+_GIVE: Final = (
+    sa.update(job_row).where(job_row.c.id == sa.bindparam("key_id")).values(requirement_id=sa.bindparam("right"))
+)
 
 
 def able(connection: sa.Connection, wanted: Requirement, *, at_work_ms: int | None = None) -> set[int]:

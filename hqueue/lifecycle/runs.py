@@ -20,7 +20,7 @@ from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.runrows import RunRow, abandon, current, fence, open_runs
 from hqueue.lifecycle.status import apply
 from hqueue.protocol import EXITED, KILLED, LOST, REFUSED, Report
-from hqueue.schema import client, job, run
+from hqueue.schema import client, job, job_row, run
 from hqueue.states import Cause, JobEvent, JobStatus
 from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler
 
@@ -60,9 +60,9 @@ _RUNNABLE: Final = (
     .where(job.c.id.in_(listed("jobs")))
 )
 _STORE_PROGRESS: Final = (
-    sa.update(job)
+    sa.update(job_row)
     # One whose run has ended meanwhile has its last word already.
-    .where(job.c.id == sa.bindparam("key_id"), job.c.run_id.is_not(None))
+    .where(job_row.c.id == sa.bindparam("key_id"), job_row.c.run_id.is_not(None))
     .values(
         progress=sa.bindparam("fraction"),
         progress_numerator=sa.bindparam("numerator"),

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hqueue.database import listed
 from hqueue.lifecycle.requirements import give, read_requirement
 from hqueue.matching import conditions_from
-from hqueue.schema import job, job_edge, job_spec, requirement
+from hqueue.schema import job, job_edge, job_row, job_spec, requirement
 from hqueue.states import SETTLED
 from hqueue.store import Session, WakeScheduler
 
@@ -35,7 +35,7 @@ class Change(StrEnum):
     CONDITIONS = "conditions"
 
 
-_SET_PRIORITY: Final = sa.update(job).where(job.c.id.in_(listed("jobs"))).values(priority=sa.bindparam("given"))
+_SET_PRIORITY: Final = sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(priority=sa.bindparam("given"))
 
 
 def set_priority(session: Session, rows: Sequence[Any], priority: int) -> None:

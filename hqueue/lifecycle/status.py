@@ -23,7 +23,7 @@ from hqueue.lifecycle.rows import (
 )
 from hqueue.lifecycle.runrows import fence, read_wishes, set_wish
 from hqueue.schema import event as event_table
-from hqueue.schema import job, job_edge, job_spec
+from hqueue.schema import job_edge, job_row, job_spec
 from hqueue.states import (
     SETTLED,
     UNSUCCESSFUL,
@@ -54,21 +54,25 @@ def _update(names: frozenset[str]) -> sa.Update:
 
     The old status is in its condition: a row that is not what we took it for is never overwritten.
     """
-    query = sa.update(job).where(job.c.id == sa.bindparam("key_id"), job.c.status == sa.bindparam("old_status"))
+    query = sa.update(job_row).where(
+        job_row.c.id == sa.bindparam("key_id"), job_row.c.status == sa.bindparam("old_status")
+    )
     return query.values({name: sa.bindparam(f"new_{name}") for name in names})
 
 
 _COUNT: Final = (
-    sa.update(job)
-    .where(job.c.id == sa.bindparam("key_id"))
+    sa.update(job_row)
+    .where(job_row.c.id == sa.bindparam("key_id"))
     .values(
-        children_unsettled=job.c.children_unsettled + sa.bindparam("unsettled"),
-        children_unsuccessful=job.c.children_unsuccessful + sa.bindparam("unsuccessful"),
+        children_unsettled=job_row.c.children_unsettled + sa.bindparam("unsettled"),
+        children_unsuccessful=job_row.c.children_unsuccessful + sa.bindparam("unsuccessful"),
     )
 )
 _PARENTS: Final = sa.select(job_edge.c.child_id, job_edge.c.parent_id).where(job_edge.c.child_id.in_(listed("jobs")))
 _TRIES: Final = sa.select(job_spec.c.job_id, job_spec.c.tries).where(job_spec.c.job_id.in_(listed("jobs")))
-_COUNT_IN: Final = sa.update(job).where(job.c.id.in_(listed("jobs"))).values(counted=sa.bindparam("new_counted"))
+_COUNT_IN: Final = (
+    sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(counted=sa.bindparam("new_counted"))
+)
 
 
 def apply(session: Session, event: JobEvent, job_ids: Sequence[int], cause: Cause | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -16,77 +16,108 @@ from hqueue.lifecycle.requirements import requirement_id
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import apply
 from hqueue.matching import Condition, Requirement, conditions_from
-from hqueue.schema import job, job_edge, job_spec, requirement
+from hqueue.schema import job, job_edge, job_row, job_spec, requirement
 from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus, by_children
 from hqueue.store import Session, WakeScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from hqueue.jobspec import JobSpec, SpecGraph
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
-class _Submission:
-    """One submission on its way into the store."""
+class _Found(NamedTuple):
+    """What new jobs have from existing ones: those above, with the conditions of their roots, and those below."""
+
+    roots: dict[int, int]
+    priorities: dict[int, int]
+    submitters: dict[int, str]
+    paused: set[int]  # those above that new jobs wait with
+    conditions: dict[int, tuple[Condition, ...]]
+    statuses: dict[int, JobStatus]  # of those below
+
+
+class Submission:
+    """One submission on its way into the store: planned, stored in one piece or several, then joined to the others.
+
+    Errors: from the constructor and `still_holds`, those of `submit`.
+    """
 
     def __init__(
-        self,
-        session: Session,
-        graph: SpecGraph,
-        parent_id: int | None,
-        child_ids: Sequence[int],
+        self, session: Session, graph: SpecGraph, parent_id: int | None = None, child_ids: Sequence[int] = ()
     ) -> None:
-        self._session = session
-        self._connection = session.connection
         self._graph = graph
         self._jobs = graph.jobs
+        self._places = parent_id, child_ids
         self._requirements: dict[Requirement, int] = {}
-        self._conditions_of: dict[int, tuple[Condition, ...]] = {}  # existing roots
-        self._attached = Attachment(self._connection, graph, parent_id, child_ids)
-        self._is_tree = True
-        self._children_first = _children_first(graph.jobs)
+        self._attached, self._found = self._look(session)
+        self.first_id = session.allocate("job", len(graph.jobs))
+        self.ids = list(range(self.first_id, self.first_id + len(graph.jobs)))
 
-    def run(self) -> list[int]:
-        self._attached.check()
-        jobs, count = self._jobs, len(self._jobs)
-        if not count:
-            return []
-        first_id = self._session.allocate("job", count)
-        roots = self._inherited(self._attached.root, lambda index: first_id + index)
-        submitters = self._inherited(lambda index: jobs[index].submitted_by, self._of_parent("submitted_by", ""))
-        priorities = self._inherited(lambda index: jobs[index].priority, self._of_parent("priority", 0))
-        parents_of = self._parents()
-        statuses, unsettled, unsuccessful = self._statuses(self._paused(parents_of))
-        self._is_tree = self._forms_tree(parents_of)
-        sums = self._sums(statuses)
-        job_rows, spec_rows = [], []
-        now = self._session.now_ms
-        for index, spec in enumerate(jobs):
-            conditions = self._conditions(index, roots, first_id)
-            status = statuses[index]
+    def _look(self, session: Session) -> tuple[Attachment, _Found]:
+        """Read the existing jobs that the submission names, and what the new ones have from them."""
+        attached = Attachment(session.connection, self._graph, *self._places)
+        attached.check()
+        above = [attached.known[job_id] for job_id in sorted(attached.existing_parents())]
+        below = {child for index in attached.linked for child in attached.children(index)}
+        return attached, _Found(
+            roots={each.id: each.root_id for each in above},
+            priorities={each.id: each.priority for each in above},
+            submitters={each.id: each.submitted_by for each in above},
+            paused=attached.paused(),
+            conditions=_conditions_of(session, {each.root_id for each in above}),
+            statuses={job_id: attached.known[job_id].status for job_id in below},
+        )
+
+    def plan(self) -> None:
+        """Work out what is stored of each job; without the database."""
+        jobs, found, first_id = self._jobs, self._found, self.first_id
+        self._children_first = _children_first(jobs)
+        self._roots = self._inherited(self._above(found.roots, None), lambda index: first_id + index)
+        self._submitters = self._inherited(lambda index: jobs[index].submitted_by, self._above(found.submitters, ""))
+        self._priorities = self._inherited(lambda index: jobs[index].priority, self._above(found.priorities, 0))
+        self._parents_of = self._parents()
+        self._statuses, self._unsettled, self._unsuccessful = self._count(self._paused())
+        self._is_tree = self._forms_tree()
+        self._sums = self._add_up()
+        # An edge is stored with the later of its jobs.
+        self._edges_of: dict[int, list[dict[str, int]]] = defaultdict(list)
+        for index, parents in enumerate(self._parents_of):
+            for parent in parents:
+                if parent < 0:
+                    edge = {"parent_id": first_id - 1 - parent, "child_id": first_id + index}
+                    self._edges_of[max(index, -1 - parent)].append(edge)
+
+    def store(self, session: Session, indexes: Iterable[int]) -> None:
+        """Store some of the jobs, each part once and in the graph's order; nobody else may see them yet."""
+        job_rows, spec_rows, edges = [], [], []
+        now = session.now_ms
+        for index in indexes:
+            spec, job_id, status = self._jobs[index], self.ids[index], self._statuses[index]
             job_rows.append(
                 properties.values_of(Part.JOB, spec)
                 | {
-                    "id": first_id + index,
-                    "root_id": roots[index],
-                    "is_root": not parents_of[index],
+                    "id": job_id,
+                    "root_id": self._roots[index],
+                    "is_root": not self._parents_of[index],
                     "status": status,
-                    "requirement_id": self._requirement_id(spec, conditions),
-                    "priority": priorities[index],
+                    "requirement_id": self._requirement_id(session, spec, self._conditions(index)),
+                    "priority": self._priorities[index],
                     "has_command": spec.command is not None,
                     "command_done": False,
                     "pause_wished": status is JobStatus.PAUSED,
                     "held_by_bulk": False,
                     "children_total": len(spec.children) + len(self._attached.children(index)),
-                    "children_unsettled": unsettled[index],
-                    "children_unsuccessful": unsuccessful[index],
+                    "children_unsettled": self._unsettled[index],
+                    "children_unsuccessful": self._unsuccessful[index],
                     "counted": _is_counted(spec),
                     "tree_exact": self._is_tree,
                     **{
                         f"tree_{name}": value
-                        for name, value in zip(trees.NAMES, trees.numbers(sums[index]), strict=True)
+                        for name, value in zip(trees.NAMES, trees.numbers(self._sums[index]), strict=True)
                     },
                     "attempts": 0,
                     "rescues": 0,
@@ -96,19 +127,44 @@ class _Submission:
                     "ended_at": now if status in SETTLED else None,
                 },
             )
-            spec_rows.append(_spec_row(first_id + index, spec, submitters[index]))
-        self._insert(job_rows, spec_rows, self._edges(first_id, parents_of))
-        for index, spec in enumerate(jobs):
-            job_id, status = first_id + index, statuses[index]
-            self._session.record(job_id, "submitted", status)
-            for line in spec.log:
-                self._session.record(job_id, "note", status, line)
-        if JobStatus.RUNNABLE in statuses:
-            self._session.after_commit(WakeScheduler())
-        for root_id in {root_id for root_id in roots if root_id < first_id}:
-            blocklist.reconsider(self._session, root_id, first_id - 1)
-        self._tell_parents(first_id, statuses, parents_of, sums)
-        return list(range(first_id, first_id + count))
+            spec_rows.append(_spec_row(job_id, spec, self._submitters[index]))
+            edges += self._edges_of[index]
+            if index:
+                self._record(session, index, jobs=0)
+        session.connection.execute(sa.insert(job_row), job_rows)
+        session.connection.execute(sa.insert(job_spec), spec_rows)
+        if edges:
+            session.connection.execute(sa.insert(job_edge), edges)
+
+    def _record(self, session: Session, index: int, *, jobs: int) -> None:
+        job_id, status = self.ids[index], self._statuses[index]
+        session.record(job_id, "submitted", status, jobs=jobs)
+        for line in self._jobs[index].log:
+            session.record(job_id, "note", status, line, jobs=0)
+
+    def still_holds(self, session: Session) -> bool:
+        """Look at the existing jobs again; tell whether what was stored is still right."""
+        self._attached, found = self._look(session)
+        return found == self._found
+
+    def join(self, session: Session) -> None:
+        """Do all that concerns existing jobs: edges to them, their counters, what follows for them; and tell of it."""
+        self._record(session, 0, jobs=len(self._jobs))
+        attached = self._attached
+        down = [(self.ids[index], child) for index in attached.linked for child in attached.children(index)]
+        up = [(parent, self.ids[index]) for index in attached.linked for parent in attached.parents(index)]
+        if up or down:
+            edges = [{"parent_id": parent, "child_id": child} for parent, child in (*up, *down)]
+            session.connection.execute(sa.insert(job_edge), edges)
+        roots = sorted({child for _, child in down if attached.known[child].is_root})
+        if roots:
+            session.connection.execute(_NO_ROOTS, {"jobs": roots})
+        if JobStatus.RUNNABLE in self._statuses:
+            session.after_commit(WakeScheduler())
+        for root_id in set(self._found.roots.values()):
+            blocklist.reconsider(session, root_id, self.first_id - 1)
+        if up:
+            self._tell_parents(session, up)
 
     def _inherited(self, own: Callable[[int], T | None], otherwise: Callable[[int], T]) -> list[T]:
         """Return a value per job: its own, else that of its parent in the submission, else what else there is."""
@@ -120,55 +176,43 @@ class _Submission:
             values[index] = value
         return [values[index] for index in range(len(self._jobs))]
 
-    def _of_parent(self, name: str, default: T) -> Callable[[int], T]:
-        """Return what tells a value of a job's first existing parent."""
+    def _above(self, values: Mapping[int, T], default: U) -> Callable[[int], T | U]:
+        """Return what tells the value of a job's first existing parent."""
 
-        def value(index: int) -> T:
+        def value(index: int) -> T | U:
             parents = self._attached.parents(index)
-            return getattr(self._attached.known[parents[0]], name) if parents else default
+            return values[parents[0]] if parents else default
 
         return value
 
-    def _paused(self, parents_of: Sequence[Sequence[int]]) -> list[bool]:
+    def _paused(self) -> list[bool]:
         """Tell which jobs wait from the start, for all their parents are paused; with one that goes on they go on."""
         paused = [False] * len(self._jobs)
-        outside = self._attached.paused()
+        outside = self._found.paused
         if outside:
             for index in reversed(self._children_first):
-                parents = parents_of[index]
+                parents = self._parents_of[index]
                 paused[index] = bool(parents) and all(
                     parent in outside if parent >= 0 else paused[-1 - parent] for parent in parents
                 )
         return paused
 
-    def _conditions(self, index: int, roots: Sequence[int], first_id: int) -> tuple[Condition, ...]:
-        own = self._jobs[index].conditions
-        if own is not None:
-            return conditions_from(own)
-        root = roots[index]
-        if root >= first_id:
-            return conditions_from(self._jobs[root - first_id].conditions or ())
-        return self._root_conditions(root)
+    def _conditions(self, index: int) -> tuple[Condition, ...]:
+        own, root = self._jobs[index].conditions, self._roots[index]
+        if own is None and root < self.first_id:
+            return self._found.conditions[root]
+        if own is None:
+            own = self._jobs[root - self.first_id].conditions
+        return conditions_from(own or ())
 
-    def _root_conditions(self, root_id: int) -> tuple[Condition, ...]:
-        if root_id not in self._conditions_of:
-            query = (
-                sa.select(requirement.c.spec_json)
-                .join(job, job.c.requirement_id == requirement.c.id)
-                .where(job.c.id == root_id)
-            )
-            text = self._connection.execute(query).scalar()
-            self._conditions_of[root_id] = Requirement.from_json(text).conditions if text else ()
-        return self._conditions_of[root_id]
-
-    def _requirement_id(self, spec: JobSpec, conditions: tuple[Condition, ...]) -> int:
+    def _requirement_id(self, session: Session, spec: JobSpec, conditions: tuple[Condition, ...]) -> int:
         wanted = Requirement(conditions=conditions, **properties.values_of(Part.REQUIREMENT, spec))
         known = self._requirements.get(wanted)
         if known is None:
-            known = self._requirements[wanted] = requirement_id(self._session, wanted)
+            known = self._requirements[wanted] = requirement_id(session, wanted)
         return known
 
-    def _statuses(self, paused: Sequence[bool]) -> tuple[list[JobStatus], list[int], list[int]]:
+    def _count(self, paused: Sequence[bool]) -> tuple[list[JobStatus], list[int], list[int]]:
         """Return each job's status by its children, and how many of them are unsettled and unsuccessful."""
         count = len(self._jobs)
         statuses: list[JobStatus] = [JobStatus.QUEUED] * count
@@ -176,7 +220,7 @@ class _Submission:
         for index in self._children_first:
             spec = self._jobs[index]
             below = [statuses[child] for child in spec.children]
-            below += [self._attached.known[child].status for child in self._attached.children(index)]
+            below += [self._found.statuses[child] for child in self._attached.children(index)]
             unsettled[index] = sum(status not in SETTLED for status in below)
             unsuccessful[index] = sum(status in UNSUCCESSFUL for status in below)
             statuses[index] = by_children(
@@ -188,13 +232,11 @@ class _Submission:
             )
         return statuses, unsettled, unsuccessful
 
-    def _forms_tree(self, parents_of: Sequence[Sequence[int]]) -> bool:
+    def _forms_tree(self) -> bool:
         """Tell whether every new job has one parent at most, and no existing job gets another one."""
-        return all(len(parents) <= 1 for parents in parents_of) and not any(
-            self._attached.children(index) for index in range(len(self._jobs))
-        )
+        return not self._found.statuses and all(len(parents) <= 1 for parents in self._parents_of)
 
-    def _sums(self, statuses: Sequence[JobStatus]) -> list[trees.Share]:
+    def _add_up(self) -> list[trees.Share]:
         """Return, per job, the sums over it and what is below it; they count only where the jobs form a tree."""
         sums = [
             trees.Share(
@@ -203,7 +245,7 @@ class _Submission:
                 counted=int(_is_counted(spec)),
                 waiting=int(spec.command is not None and status not in SETTLED),
             )
-            for spec, status in zip(self._jobs, statuses, strict=True)
+            for spec, status in zip(self._jobs, self._statuses, strict=True)
         ]
         if self._is_tree:
             for index in self._children_first:
@@ -219,58 +261,18 @@ class _Submission:
                 parents[child].append(-1 - index)
         return parents
 
-    def _edges(self, first_id: int, parents_of: Sequence[Sequence[int]]) -> list[dict[str, int]]:
-        edges = [
-            {"parent_id": parent if parent >= 0 else first_id - 1 - parent, "child_id": first_id + index}
-            for index, parents in enumerate(parents_of)
-            for parent in parents
-        ]
-        edges.extend(
-            {"parent_id": first_id + index, "child_id": child}
-            for index in range(len(self._jobs))
-            for child in self._attached.children(index)
-        )
-        return edges
-
-    def _insert(
-        self,
-        job_rows: list[dict[str, Any]],
-        spec_rows: list[dict[str, Any]],
-        edges: list[dict[str, int]],
-    ) -> None:
-        self._connection.execute(sa.insert(job), job_rows)
-        self._connection.execute(sa.insert(job_spec), spec_rows)
-        if edges:
-            self._connection.execute(sa.insert(job_edge), edges)
-        attached = sorted({child for index in range(len(self._jobs)) for child in self._attached.children(index)})
-        roots = [child for child in attached if self._attached.known[child].is_root]
-        if roots:
-            self._connection.execute(_NO_ROOTS, {"jobs": roots})
-
-    def _tell_parents(
-        self,
-        first_id: int,
-        statuses: Sequence[JobStatus],
-        parents_of: Sequence[Sequence[int]],
-        sums: Sequence[trees.Share],
-    ) -> None:
+    def _tell_parents(self, session: Session, edges: Sequence[tuple[int, int]]) -> None:
         """Count the new children of existing parents; an unsettled one sends a parent back to wait."""
+        connection, first_id, known = session.connection, self.first_id, self._attached.known
         totals: dict[int, int] = defaultdict(int)
         unsettled: dict[int, int] = defaultdict(int)
         unsuccessful: dict[int, int] = defaultdict(int)
-        edges: list[tuple[int, int]] = []
-        for index, parents in enumerate(parents_of):
-            for parent in parents:
-                if parent < 0:
-                    continue
-                totals[parent] += 1
-                unsettled[parent] += statuses[index] not in SETTLED
-                unsuccessful[parent] += statuses[index] in UNSUCCESSFUL
-                edges.append((parent, first_id + index))
-        if not totals:
-            return
-        trees.begin(self._connection, [row for row in load(self._connection, list(totals)) if not row.children_total])
-        self._connection.execute(
+        for parent, child in edges:
+            totals[parent] += 1
+            unsettled[parent] += self._statuses[child - first_id] not in SETTLED
+            unsuccessful[parent] += self._statuses[child - first_id] in UNSUCCESSFUL
+        trees.begin(connection, [row for row in load(connection, list(totals)) if not row.children_total])
+        connection.execute(
             _ADD_CHILDREN,
             [
                 {"key_id": key, "total": totals[key], "unsettled": unsettled[key], "unsuccessful": unsuccessful[key]}
@@ -278,28 +280,31 @@ class _Submission:
             ],
         )
         if self._is_tree:
-            trees.add(self._connection, {child: sums[child - first_id] for _, child in edges})
+            trees.add(connection, {child: self._sums[child - first_id] for _, child in edges})
         else:
-            trees.mark(self._connection, sorted(totals))
-        record_additions(self._session, edges, self._attached.known)
+            trees.mark(connection, sorted(totals))
+        record_additions(session, edges, known)
         # A child that has failed at once (through an existing one below it) counts as one that fails later.
-        failing = [
-            key for key in totals if unsuccessful[key] and self._attached.known[key].status is not JobStatus.FAILED
-        ]
+        failing = [key for key in totals if unsuccessful[key] and known[key].status is not JobStatus.FAILED]
         reopened = [key for key in totals if unsettled[key] or key in failing]
-        apply(self._session, JobEvent.CHILD_ADDED, reopened, Cause(message="a child was added"))
-        apply(self._session, JobEvent.LAST_CHILD_SETTLED, failing)
-        fall_under(self._session, edges)
+        apply(session, JobEvent.CHILD_ADDED, reopened, Cause(message="a child was added"))
+        apply(session, JobEvent.LAST_CHILD_SETTLED, failing)
+        fall_under(session, edges)
 
 
-_NO_ROOTS: Final = sa.update(job).where(job.c.id.in_(listed("jobs"))).values(is_root=False)
+_REQUIREMENTS: Final = (
+    sa.select(job.c.id, requirement.c.spec_json)
+    .join(job, job.c.requirement_id == requirement.c.id)
+    .where(job.c.id.in_(listed("jobs")))
+)
+_NO_ROOTS: Final = sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(is_root=False)
 _ADD_CHILDREN: Final = (
-    sa.update(job)
-    .where(job.c.id == sa.bindparam("key_id"))
+    sa.update(job_row)
+    .where(job_row.c.id == sa.bindparam("key_id"))
     .values(
-        children_total=job.c.children_total + sa.bindparam("total"),
-        children_unsettled=job.c.children_unsettled + sa.bindparam("unsettled"),
-        children_unsuccessful=job.c.children_unsuccessful + sa.bindparam("unsuccessful"),
+        children_total=job_row.c.children_total + sa.bindparam("total"),
+        children_unsettled=job_row.c.children_unsettled + sa.bindparam("unsettled"),
+        children_unsuccessful=job_row.c.children_unsuccessful + sa.bindparam("unsuccessful"),
     )
 )
 
@@ -315,14 +320,27 @@ def submit(
     A submission that has a submissionId and is stored already is not stored again.
     Errors: UnknownJobError, CyclicGraphError, JobStateError, InvalidSpecError; nothing is stored then.
     """
-    key = repeats.key_of(graph, parent_id, child_ids) if graph.jobs else None
-    known = None if key is None else repeats.find(session, key)
+    if not graph.jobs:
+        return []
+    key = repeats.key_of(graph, parent_id, child_ids)
+    known = repeats.find(session, key)
     if known is not None:
         return known
-    ids = _Submission(session, graph, parent_id, child_ids).run()
-    if key is not None:
-        repeats.keep(session, key, ids)
-    return ids
+    found = Submission(session, graph, parent_id, child_ids)
+    found.plan()
+    found.store(session, range(len(graph.jobs)))
+    found.join(session)
+    repeats.keep(session, key, found.ids)
+    return found.ids
+
+
+def _conditions_of(session: Session, root_ids: Collection[int]) -> dict[int, tuple[Condition, ...]]:
+    """Return the conditions of existing roots; none for one that is gone."""
+    found: dict[int, tuple[Condition, ...]] = dict.fromkeys(root_ids, ())
+    if root_ids:
+        for root_id, text in session.connection.execute(_REQUIREMENTS, {"jobs": list(root_ids)}):
+            found[root_id] = Requirement.from_json(text).conditions
+    return found
 
 
 def _children_first(jobs: Sequence[JobSpec]) -> list[int]:

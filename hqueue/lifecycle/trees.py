@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.database import listed
-from hqueue.schema import job, job_edge
+from hqueue.schema import job, job_edge, job_row
 from hqueue.states import SETTLED, JobStatus
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ EXCLUDED_TAG: Final = "excludeProgress"
 NAMES: Final = tuple(field.name for field in fields(Share))
 numbers: Final = attrgetter(*NAMES)  # dataclasses.astuple copies deeply, and takes twenty times as long
 _ADD: Final = (
-    sa.update(job)
-    .where(job.c.id == sa.bindparam("key_id"))
-    .values({f"tree_{name}": job.c[f"tree_{name}"] + sa.bindparam(f"more_{name}") for name in NAMES})
+    sa.update(job_row)
+    .where(job_row.c.id == sa.bindparam("key_id"))
+    .values({f"tree_{name}": job_row.c[f"tree_{name}"] + sa.bindparam(f"more_{name}") for name in NAMES})
 )
 _BEGIN: Final = (
-    sa.update(job)
-    .where(job.c.id == sa.bindparam("key_id"))
+    sa.update(job_row)
+    .where(job_row.c.id == sa.bindparam("key_id"))
     .values(
         tree_exact=True,
         tree_started_at=sa.bindparam("at"),
@@ -65,10 +65,10 @@ _BEGIN: Final = (
     )
 )
 _START: Final = (
-    sa.update(job)
+    sa.update(job_row)
     .where(
-        job.c.id == sa.bindparam("key_id"),
-        sa.or_(job.c.tree_started_at.is_(None), job.c.tree_started_at > sa.bindparam("at")),
+        job_row.c.id == sa.bindparam("key_id"),
+        sa.or_(job_row.c.tree_started_at.is_(None), job_row.c.tree_started_at > sa.bindparam("at")),
     )
     .values(tree_started_at=sa.bindparam("at"))
 )
@@ -90,7 +90,7 @@ def _edges_above(*, exact: bool) -> sa.Select[int, int]:
 
 _KEPT_EDGES: Final = _edges_above(exact=True)
 _EDGES: Final = _edges_above(exact=False)
-_MARK: Final = sa.update(job).where(job.c.id.in_(listed("jobs"))).values(tree_exact=False)
+_MARK: Final = sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(tree_exact=False)
 
 
 def is_counted(tags: Iterable[str]) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    MetaData,
     String,
     Table,
     Text,
@@ -33,7 +34,7 @@ requirement = Table(
 )
 
 _HOLDING: Final = one_of("status", sorted(HOLDS_RUN))
-job = Table(
+job_row = Table(
     "job",
     metadata,
     Column("id", Id, primary_key=True, autoincrement=False),
@@ -82,9 +83,29 @@ job = Table(
     **NO_AUTOINCREMENT,
 )
 # The order in which a tick takes runnable jobs: SPEC 6.1.
-Index("ix_job_schedule", job.c.status, job.c.requirement_id, job.c.priority.desc(), job.c.root_id, job.c.id)
-Index("ix_job_roots", job.c.is_root, job.c.status, job.c.id)
-Index("ix_job_root_id", job.c.root_id, job.c.id)
+Index(
+    "ix_job_schedule",
+    job_row.c.status,
+    job_row.c.requirement_id,
+    job_row.c.priority.desc(),
+    job_row.c.root_id,
+    job_row.c.id,
+)
+Index("ix_job_roots", job_row.c.is_root, job_row.c.status, job_row.c.id)
+Index("ix_job_root_id", job_row.c.root_id, job_row.c.id)
+
+# Large submissions on their way into the store: a row per lane, whose jobs are not there for anybody yet; 0: none.
+incoming = Table(
+    "incoming",
+    metadata,
+    Column("lane", Integer, primary_key=True, autoincrement=False),
+    Column("first_id", BigInteger, nullable=False),
+    Column("last_id", BigInteger, nullable=False),
+    **NO_AUTOINCREMENT,
+)
+# The jobs that are there: a view, which leaves out those that are on their way. Whoever reads goes by this; whoever
+# changes jobs takes their ids from here.
+job = Table("visible_job", MetaData(), *(Column(each.name, each.type) for each in job_row.columns))
 
 # What a job was submitted with and a tick never looks at, apart so that the rows above stay short.
 job_spec = Table(
@@ -139,6 +160,8 @@ event = Table(
     Column("event", String(32), nullable=False),
     Column("status", String(16), nullable=False),
     Column("message", LongText, nullable=False),
+    # It tells of so many, from `job_id` on: 1; all of a submission in the line of its first one, 0 in the others.
+    Column("jobs", Integer, nullable=False, server_default="1"),
     Index("ix_event_job_id", "job_id", "seq"),
     **NO_AUTOINCREMENT,
 )

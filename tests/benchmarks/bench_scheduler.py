@@ -17,7 +17,7 @@ from hqueue import database
 from hqueue.clock import SystemClock
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.matching import Candidate, ClientFacts, ClientView, Condition, FitTable, Requirement, Units, plan
-from hqueue.schema import client, counter, job, job_spec
+from hqueue.schema import client, counter, job, job_row, job_spec
 from hqueue.schema import run as run_table
 from hqueue.store import Store
 from tests.benchmarks.rows import Row
@@ -129,7 +129,7 @@ class Farm:
             numbers = range(start + 1, min(start + 10_000, jobs) + 1)
             roots = [number - (number - 1) % 5 for number in numbers]
             session.connection.execute(
-                sa.insert(job),
+                sa.insert(job_row),
                 [
                     columns
                     | {
@@ -163,7 +163,7 @@ class Farm:
             closed = {"closed_at": session.now_ms, "open_job_id": None, "outcome": "exited"}
             session.connection.execute(sa.update(run_table).where(run_table.c.job_id.in_(ended)).values(closed))
             done = {"status": "succeeded", "ended_at": session.now_ms, "run_id": None, "command_done": True}
-            session.connection.execute(sa.update(job).where(job.c.id.in_(ended)).values(done))
+            session.connection.execute(sa.update(job_row).where(job_row.c.id.in_(ended)).values(done))
 
     def tick(self) -> tuple[float, int]:
         """Return the seconds of a tick, and how many jobs it assigned."""

@@ -23,6 +23,7 @@ from hqueue.errors import HQueueError, InternalError, OutcomeUnknownError, Store
 from hqueue.farm.calls import FarmMethods
 from hqueue.farm.heartbeats import Heartbeat
 from hqueue.groupcommit import GroupCommit
+from hqueue.lifecycle.incoming import Incoming, _Call
 from hqueue.live import LiveClient, LiveFarm
 from hqueue.rpc.dispatch import Method, MethodTable, Where
 from hqueue.rpc.handler import RequestHandler
@@ -249,7 +250,7 @@ class Beating(Case):
     refused = told = None  # a heartbeat counts all the same
 
     def build(self, store: Store, folder: Path) -> Any:
-        self.context = make_context(store, settings(job_logs_dir=str(folder / "logs")), FakeClock())
+        self.context = make_context(store, settings(job_logs_dir=str(folder / "logs")), FakeClock(), self.deaths)
         return FarmMethods(self.context, self.deaths)
 
     def do(self, step: Step) -> Future[Any]:
@@ -364,9 +365,31 @@ class Linking(Case):
         self.service.stop(PATIENCE_S)
 
 
+class Arriving(Case):
+    """Large submissions, with one lane."""
+
+    name = "submissions"
+
+    def build(self, store: Store, folder: Path) -> Any:
+        class Lanes(Incoming):
+            def _take(self, lane: int, call: Any) -> None:
+                if call.graph is not None:
+                    call.graph()
+                call.future.set_result([])
+
+        lanes = Lanes(store, FakeClock(), self.deaths)
+        del lanes._lanes[1:]
+        return lanes
+
+    def do(self, step: Step) -> Future[Any]:
+        call: Any = _Call(step)  # type: ignore[arg-type]
+        self.service._lanes[0].put(call)
+        return call.future  # type: ignore[no-any-return]
+
+
 KINDS = [
     Ticking, Looping, One, Three, Finishing, Grouping,
-    Flushing, Committing, Working, Beating, Waking, Listening, Linking,
+    Flushing, Committing, Arriving, Working, Beating, Waking, Listening, Linking,
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from hqueue import database
-from hqueue.schema import bulk, bulk_job, counter, job, metadata, resource, run
+from hqueue.schema import bulk, bulk_job, counter, job_row, metadata, resource, run
 from hqueue.states import SETTLED, JobStatus
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def test_exit_codes_get_longer(engine: sa.Engine) -> None:
     """0003: 3221225477 is how Windows says that a program crashed."""
     database.upgrade(engine)
     with engine.connect() as connection:
-        found = {table.name: sa.inspect(connection).get_columns(table.name) for table in (job, run)}
+        found = {table.name: sa.inspect(connection).get_columns(table.name) for table in (job_row, run)}
     for name, described in found.items():
         (kind,) = (each["type"] for each in described if each["name"] == "exit_code")
         assert isinstance(kind, sa.INTEGER if engine.dialect.name == "sqlite" else sa.BIGINT), name
@@ -156,7 +156,8 @@ def test_text_on_mysql_is_compared_byte_by_byte(engine: sa.Engine) -> None:
             "WHERE table_schema = DATABASE() AND collation_name IS NOT NULL AND table_name <> 'alembic_version'"
         ).all()
         engines = connection.exec_driver_sql(
-            "SELECT DISTINCT engine FROM information_schema.tables WHERE table_schema = DATABASE()"
+            "SELECT DISTINCT engine FROM information_schema.tables "
+            "WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE'"
         ).scalars()
         assert list(engines) == ["InnoDB"]
     assert rows

@@ -32,15 +32,23 @@ class Api:
         self.store = store
         self.clock = clock
         self.config = settings(**{"job_logs_dir": str(folder / "job_logs"), **overrides})
-        self.context = make_context(store, self.config, clock)
+        self.context = make_context(store, self.config, clock, lambda _: None)
         self.farm = StoreFarm(store, clock, self.config, self.context.farm)
         self.live_farm = self.context.live_farm
         self.logs = self.context.logs
         self.errors = self.context.errors
         self.pages = Pages(self.context)
+        self.context.incoming.start()
+        for told in self.context.incoming.tidy():
+            told.result(PATIENCE_S)
         self.table = MethodTable()
         for each in chapters(self.context):
             self.table.add(each)
+
+    def close(self) -> None:
+        """End its threads, and close its files."""
+        self.context.incoming.stop()
+        self.logs.close()
 
     def call(self, name: str, *params: Any) -> Any:
         """Call a method and return its value, however it comes."""
@@ -101,7 +109,7 @@ def overrides() -> dict[str, str]:
 def api(sqlite_store: Store, clock: FakeClock, tmp_path: Path, overrides: dict[str, str]) -> Iterator[Api]:
     made = Api(sqlite_store, clock, tmp_path, overrides)
     yield made
-    made.logs.close()
+    made.close()
 
 
 @pytest.fixture
@@ -109,4 +117,4 @@ def api_everywhere(store: Store, clock: FakeClock, tmp_path: Path, overrides: di
     """Return the same on each database that is reachable."""
     made = Api(store, clock, tmp_path, overrides)
     yield made
-    made.logs.close()
+    made.close()

@@ -56,7 +56,7 @@ class Farm:
         self.config = load_server_config(
             overrides={"max_rescues": "1", "job_logs_dir": str(folder / "logs")}, environ={"HOME": str(folder)}
         )
-        context = make_context(store, self.config, self.clock)
+        context = make_context(store, self.config, self.clock, lambda _: None)
         self.live_farm, self.logs = context.live_farm, context.logs
         self.scheduler = Scheduler(store, context.farm, self.clock, self.config)
         store.on_commit = self._nudge

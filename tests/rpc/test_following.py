@@ -52,6 +52,10 @@ class Follower:
         for change in found["changes"]:
             if change["event"] == "deleted":
                 self.picture.pop(change["jobId"], None)
+            elif change["event"] == "submitted":
+                ids = range(change["jobId"], change["jobId"] + change["count"])
+                new = self._api.getJobs(list(ids), ["id", "status"])
+                self.picture |= {job["id"]: job["status"] for job in new}
             else:
                 self.picture[change["jobId"]] = change["status"]
         self._since = found["next"]

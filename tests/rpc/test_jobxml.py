@@ -88,7 +88,7 @@ def test_one_narrow_statement_for_one_narrow_attribute(api):
     api.newjob([{"name": "x"}] * 200)
     (statement,) = api.statements(lambda: api.getJobs(list(range(1, 201)), ["status"]))
     chosen = statement.partition("FROM")[0]
-    assert [word.strip(" \n,") for word in chosen.split() if "." in word] == ["job.id", "job.status"]
+    assert [word.strip(" \n,") for word in chosen.split() if "." in word] == ["visible_job.id", "visible_job.status"]
     assert "event" not in statement
     assert "job_spec" not in statement
 

@@ -165,10 +165,21 @@ class TestChanges:
         assert seqs == list(range(seqs[0], seqs[0] + 8))
         assert (found["next"], found["reset"]) == (seqs[-1], False)
         assert api.getChanges(found["next"]) == {"changes": [], "next": seqs[-1], "reset": False}
-        assert set(found["changes"][0]) == {"seq", "date", "jobId", "event", "status"}
+        assert set(found["changes"][0]) == {"seq", "date", "jobId", "count", "event", "status"}
+
+    def test_a_submission_is_one_change(self, api_everywhere):
+        api = api_everywhere
+        for count in (3, 300):
+            start = api.listJobs()["seq"]
+            first = api.newjob({"name": "p", "children": [{"name": "x", "komand": "c"}] * (count - 1)})[0]
+            (change,) = api.getChanges(start)["changes"]
+            assert (change["jobId"], change["event"], change["count"]) == (first, "submitted", count)
+            history = [entry["event"] for entry in api.getJob(first + count - 1, ["history"])["history"]]
+            assert history == ["submitted", "note"]
 
     def test_in_pieces(self, api):
-        api.newjob([{"name": "x"}] * 5)
+        for _ in range(5):
+            api.newjob({"name": "x"})
         seen, since = [], 0
         while len(seen) < 5:
             piece = api.getChanges(since, 2)
@@ -178,7 +189,8 @@ class TestChanges:
         assert seen == [1, 2, 3, 4, 5]
 
     def test_what_is_too_old_or_from_the_future_is_said(self, api):
-        api.newjob([{"name": "x"}] * 5)
+        for _ in range(5):
+            api.newjob({"name": "x"})
         for since in (6, 10**30, -1):
             assert api.getChanges(since) == {"changes": [], "next": 5, "reset": True}
         with api.store.writing() as session:

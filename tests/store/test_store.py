@@ -750,4 +750,4 @@ def test_every_table_is_emptied_between_tests(store: Store) -> None:
             for name, table in metadata.tables.items()
             if connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
         }
-    assert filled == {"counter", "resource"}
+    assert filled == {"counter", "incoming", "resource"}

@@ -10,21 +10,44 @@ import sqlalchemy as sa
 
 from hqueue import jobspec, maintenance
 from hqueue.errors import CyclicGraphError, InvalidSpecError, JobStateError, UnknownJobError
+from hqueue.lifecycle import incoming
 from hqueue.lifecycle.bulk import Action
 from hqueue.lifecycle.submission import submit
 from hqueue.matching import Condition, Requirement
 from hqueue.schema import event, job, job_edge, job_spec, requirement, submission
 from hqueue.store import WakeScheduler
+from tests.farm import PATIENCE_S
+from tests.storefarm import StoreFarm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from hqueue.store import Instruction, Session
+    from hqueue.store import Instruction, Session, Store
     from tests.fakes import FakeClock
-    from tests.storefarm import StoreFarm
 
 LINUX = {"type": "client", "name": "os", "op": "==", "value": "linux"}
 GROUP = {"type": "client", "name": "group", "op": "in", "value": "照明"}
+
+
+@pytest.fixture(params=["at once", "in steps"])
+def farm(request: pytest.FixtureRequest, store: Store, clock: FakeClock, monkeypatch: Any) -> Iterator[StoreFarm]:
+    """Return a farm that stores a submission in one transaction, and one that takes a transaction for each job."""
+    farm = StoreFarm(store, clock)
+    if request.param == "at once":
+        yield farm
+        return
+    monkeypatch.setattr(incoming, "_AT_ONCE", 0)
+    monkeypatch.setattr(incoming, "_PIECE", 1)
+    monkeypatch.setattr(incoming, "_STEP_S", 0)
+    lanes = incoming.Incoming(store, clock, lambda _: None)
+    lanes.start()
+
+    def submit(spec: Any, parent_id: int | None = None, child_ids: Sequence[int] = ()) -> list[int]:
+        return lanes.put(jobspec.parse(spec, max_depth=1000), parent_id, child_ids).result(PATIENCE_S)
+
+    monkeypatch.setattr(farm, "submit", submit)
+    yield farm
+    lanes.stop()
 
 
 def leaf(name: str = "Blatt", **more: Any) -> dict[str, Any]:
