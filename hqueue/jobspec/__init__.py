@@ -10,7 +10,7 @@ nesting     which specification stands inside which
 graph       the table of properties; stubs and cycles
 """
 
-from hqueue.jobspec.graph import JobSpec, SpecGraph, parse
+from hqueue.jobspec.graph import JobSpec, SpecGraph, children_first, parse
 from hqueue.jobspec.nesting import Places
 
-__all__ = ["JobSpec", "Places", "SpecGraph", "parse"]
+__all__ = ["JobSpec", "Places", "SpecGraph", "children_first", "parse"]

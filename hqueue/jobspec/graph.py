@@ -259,6 +259,25 @@ def _refuse_cycles(graph: SpecGraph) -> None:
         raise CyclicGraphError(f"expected no job to be its own ancestor, got {' > '.join(steps)}")
 
 
+def children_first(jobs: Sequence[JobSpec]) -> list[int]:
+    """Return the indexes of a graph's jobs so that every job comes after those below it."""
+    order: list[int] = []
+    done = [False] * len(jobs)
+    for start in range(len(jobs)):
+        stack = [start]
+        while stack:
+            index = stack[-1]
+            waiting = [] if done[index] else [child for child in jobs[index].children if not done[child]]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            stack.pop()
+            if not done[index]:
+                done[index] = True
+                order.append(index)
+    return order
+
+
 def _find_cycle(edges: Sequence[Iterable[int]]) -> list[int]:
     """Return the nodes of a cycle, its first one again at the end; [] when there is none."""
     state = bytearray(len(edges))  # 0: not seen, 1: on the trail, 2: leads to no cycle

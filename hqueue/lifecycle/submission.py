@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from hqueue.database import listed
+from hqueue.jobspec import children_first
 from hqueue.lifecycle import blocklist, properties, repeats, trees
 from hqueue.lifecycle.bulk import fall_under
 from hqueue.lifecycle.links import Attachment, record_additions
@@ -74,8 +75,10 @@ class Submission:
 
     def plan(self) -> None:
         """Work out what is stored of each job; without the database."""
-        jobs, found, first_id = self._jobs, self._found, self.first_id
-        self._children_first = _children_first(jobs)
+        jobs, found, attached, first_id = self._jobs, self._found, self._attached, self.first_id
+        self._children_first = children_first(jobs)
+        self._down = [(self.ids[index], child) for index in attached.linked for child in attached.children(index)]
+        self._up = [(parent, self.ids[index]) for index in attached.linked for parent in attached.parents(index)]
         self._roots = self._inherited(self._above(found.roots, None), lambda index: first_id + index)
         self._submitters = self._inherited(lambda index: jobs[index].submitted_by, self._above(found.submitters, ""))
         self._priorities = self._inherited(lambda index: jobs[index].priority, self._above(found.priorities, 0))
@@ -150,21 +153,19 @@ class Submission:
     def join(self, session: Session) -> None:
         """Do all that concerns existing jobs: edges to them, their counters, what follows for them; and tell of it."""
         self._record(session, 0, jobs=len(self._jobs))
-        attached = self._attached
-        down = [(self.ids[index], child) for index in attached.linked for child in attached.children(index)]
-        up = [(parent, self.ids[index]) for index in attached.linked for parent in attached.parents(index)]
-        if up or down:
-            edges = [{"parent_id": parent, "child_id": child} for parent, child in (*up, *down)]
+        if self._down:
+            edges = [{"parent_id": parent, "child_id": child} for parent, child in self._down]
             session.connection.execute(sa.insert(job_edge), edges)
-        roots = sorted({child for _, child in down if attached.known[child].is_root})
+        roots = sorted({child for _, child in self._down if self._attached.known[child].is_root})
         if roots:
             session.connection.execute(_NO_ROOTS, {"jobs": roots})
         if JobStatus.RUNNABLE in self._statuses:
             session.after_commit(WakeScheduler())
         for root_id in set(self._found.roots.values()):
             blocklist.reconsider(session, root_id, self.first_id - 1)
-        if up:
-            self._tell_parents(session, up)
+        if self._up:
+            session.connection.execute(_HANG_BELOW, _runs(self._up))
+            self._tell_parents(session)
 
     def _inherited(self, own: Callable[[int], T | None], otherwise: Callable[[int], T]) -> list[T]:
         """Return a value per job: its own, else that of its parent in the submission, else what else there is."""
@@ -261,32 +262,35 @@ class Submission:
                 parents[child].append(-1 - index)
         return parents
 
-    def _tell_parents(self, session: Session, edges: Sequence[tuple[int, int]]) -> None:
+    def _tell_parents(self, session: Session) -> None:
         """Count the new children of existing parents; an unsettled one sends a parent back to wait."""
-        connection, first_id, known = session.connection, self.first_id, self._attached.known
-        totals: dict[int, int] = defaultdict(int)
-        unsettled: dict[int, int] = defaultdict(int)
-        unsuccessful: dict[int, int] = defaultdict(int)
+        connection, edges, known = session.connection, self._up, self._attached.known
+        below: dict[int, list[int]] = defaultdict(list)  # the indexes of each parent's new children
         for parent, child in edges:
-            totals[parent] += 1
-            unsettled[parent] += self._statuses[child - first_id] not in SETTLED
-            unsuccessful[parent] += self._statuses[child - first_id] in UNSUCCESSFUL
-        trees.begin(connection, [row for row in load(connection, list(totals)) if not row.children_total])
-        connection.execute(
-            _ADD_CHILDREN,
-            [
-                {"key_id": key, "total": totals[key], "unsettled": unsettled[key], "unsuccessful": unsuccessful[key]}
-                for key in totals
-            ],
-        )
+            below[parent].append(child - self.first_id)
+        counts = [
+            {
+                "key_id": parent,
+                "total": len(children),
+                "unsettled": sum(self._statuses[child] not in SETTLED for child in children),
+                "unsuccessful": sum(self._statuses[child] in UNSUCCESSFUL for child in children),
+            }
+            for parent, children in below.items()
+        ]
+        trees.begin(connection, [row for row in load(connection, list(below)) if not row.children_total])
+        connection.execute(_ADD_CHILDREN, counts)
         if self._is_tree:
-            trees.add(connection, {child: self._sums[child - first_id] for _, child in edges})
+            shares = {
+                parent: trees.total(self._sums[child] for child in children) for parent, children in below.items()
+            }
+            trees.add(connection, shares, containers=shares)
         else:
-            trees.mark(connection, sorted(totals))
+            trees.mark(connection, sorted(below))
         record_additions(session, edges, known)
         # A child that has failed at once (through an existing one below it) counts as one that fails later.
-        failing = [key for key in totals if unsuccessful[key] and known[key].status is not JobStatus.FAILED]
-        reopened = [key for key in totals if unsettled[key] or key in failing]
+        failed = {each["key_id"] for each in counts if each["unsuccessful"]}
+        failing = [parent for parent in below if parent in failed and known[parent].status is not JobStatus.FAILED]
+        reopened = [each["key_id"] for each in counts if each["unsettled"] or each["key_id"] in failing]
         apply(session, JobEvent.CHILD_ADDED, reopened, Cause(message="a child was added"))
         apply(session, JobEvent.LAST_CHILD_SETTLED, failing)
         fall_under(session, edges)
@@ -298,6 +302,13 @@ _REQUIREMENTS: Final = (
     .where(job.c.id.in_(listed("jobs")))
 )
 _NO_ROOTS: Final = sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(is_root=False)
+# The database makes the edges of many children of one parent by itself.
+_HANG_BELOW: Final = sa.insert(job_edge).from_select(
+    ["parent_id", "child_id"],
+    sa.select(sa.bindparam("parent", type_=sa.BigInteger), job_row.c.id).where(
+        job_row.c.id.between(sa.bindparam("first"), sa.bindparam("last"))
+    ),
+)
 _ADD_CHILDREN: Final = (
     sa.update(job_row)
     .where(job_row.c.id == sa.bindparam("key_id"))
@@ -343,23 +354,15 @@ def _conditions_of(session: Session, root_ids: Collection[int]) -> dict[int, tup
     return found
 
 
-def _children_first(jobs: Sequence[JobSpec]) -> list[int]:
-    """Return the indexes so that every job comes after those below it."""
-    order: list[int] = []
-    done = [False] * len(jobs)
-    for start in range(len(jobs)):
-        stack = [start]
-        while stack:
-            index = stack[-1]
-            waiting = [] if done[index] else [child for child in jobs[index].children if not done[child]]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            stack.pop()
-            if not done[index]:
-                done[index] = True
-                order.append(index)
-    return order
+def _runs(edges: Sequence[tuple[int, int]]) -> list[dict[str, int]]:
+    """Return the edges (parent, child) with those of a parent's children that follow each other as one."""
+    runs: list[dict[str, int]] = []
+    for parent, child in sorted(edges):
+        if runs and runs[-1]["parent"] == parent and runs[-1]["last"] == child - 1:
+            runs[-1]["last"] = child
+        else:
+            runs.append({"parent": parent, "first": child, "last": child})
+    return runs
 
 
 def _spec_row(job_id: int, spec: JobSpec, submitted_by: str) -> dict[str, Any]:
