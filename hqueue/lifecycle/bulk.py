@@ -1,7 +1,8 @@
 """Actions on jobs and their relatives.
 
-The named jobs change in the caller's own transaction; a row per job whose children are still to be looked at carries
-the rest on in small steps, parents before children, also after a crash.
+The named jobs change in the caller's own transaction, unless an older action is still at work in their trees: then
+they change at its end. A row per job whose children are still to be looked at carries the rest on in small steps,
+parents before children, also after a crash.
 """
 
 from __future__ import annotations
@@ -52,12 +53,9 @@ _EVENTS: Final[dict[Action, JobEvent]] = {
     action: JobEvent[action.name] for action in Action if action.name in JobEvent.__members__
 }
 _THESE: Final = job.c.id.in_(listed("jobs"))
-_NOTED: Final = bulk_job.c.job_id.in_(listed("jobs"))
 _HAVE_CHILDREN: Final = sa.select(job.c.id).where(_THESE, job.c.children_total > 0)
 _RELEASED: Final = sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(held_by_bulk=False)
-_ROOTS: Final = sa.select(job.c.id, job.c.root_id).where(_THESE)
 _STEPPED: Final = sa.update(bulk).where(bulk.c.id == sa.bindparam("key_id")).values(steps=bulk.c.steps + 1)
-_BEGIN: Final = sa.update(bulk_job).where(bulk_job.c.position == sa.bindparam("key_position")).values(child_cursor=0)
 _FORGET: Final = sa.delete(bulk_job).where(bulk_job.c.position.in_(listed("positions")))
 _DELETABLE: Final = frozenset({*SETTLED, JobStatus.ABANDONED})
 
@@ -65,24 +63,29 @@ _DELETABLE: Final = frozenset({*SETTLED, JobStatus.ABANDONED})
 def act(session: Session, action: Action, job_ids: Sequence[int]) -> None:
     """Carry an action out on the named jobs, and note it for their relatives; unknown ids are skipped.
 
-    Where an older action is still at work, the named jobs change now, and once more when it is done.
+    Named jobs change now; those for which an older action is still on its way change when that is done.
     Writes: the named jobs, and an action that `step` carries on.
     """
     named = _existing(session, list(dict.fromkeys(job_ids)))
-    again = turns.holder(session.connection, named) is not None
-    if action is Action.DELETE:
-        going = _deletable(session, named)
-        slowly = wide(session.connection, going, AT_ONCE)
-        detach(session, slowly)
-        below = [*slowly, *delete(session, [job_id for job_id in going if job_id not in set(slowly)])]
-        left = [job_id for job_id in named if job_id not in set(going)] if again else []
-        _note(session, action, named, below, again=left, gone_roots=missed_roots(session, going))
-        return
-    _carry_out(session, action, named)
-    if again:
-        _note(session, action, named, again=named)
-    else:
-        _note(session, action, named, _with_children(session, named))
+    roots, held = turns.roots_of(session.connection, named), turns.held(session.connection, named)
+    below, gone_roots = _begin(session, action, [job_id for job_id in named if job_id not in held])
+    later = [job_id for job_id in named if job_id in held]
+    _note(session, action, named, below, roots, later=later, gone_roots=gone_roots)
+
+
+def _begin(session: Session, action: Action, named: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Change named jobs themselves, all together: a child that is cancelled first would fail its parent.
+
+    Returns the jobs from which the action goes on, and the deleted ones that are still the root of others.
+    """
+    if action is not Action.DELETE:
+        _carry_out(session, action, named)
+        return _with_children(session, named), []
+    going = _deletable(session, named)
+    slowly = wide(session.connection, going, AT_ONCE)
+    detach(session, slowly)
+    below = [*slowly, *delete(session, [job_id for job_id in going if job_id not in set(slowly)])]
+    return below, missed_roots(session, going)
 
 
 def spread(session: Session, change: Change, job_ids: Sequence[int], value: Any) -> None:
@@ -92,7 +95,8 @@ def spread(session: Session, change: Change, job_ids: Sequence[int], value: Any)
     """
     # An older action that is still on its way must not have the last word on one of these.
     again = turns.holder(session.connection, job_ids) is not None
-    _note(session, change, job_ids, job_ids if again else _with_children(session, job_ids), value=value)
+    below = job_ids if again else _with_children(session, job_ids)
+    _note(session, change, job_ids, below, turns.roots_of(session.connection, job_ids), value=value)
 
 
 def step(session: Session) -> bool:
@@ -124,26 +128,35 @@ def _carry_on(session: Session, turn: Any) -> None:
         else:
             session.connection.execute(sa.update(bulk).where(bulk.c.id == turn.id).values(phase=_RELEASE))
         return
-    themselves = rows[0].child_cursor == _ITSELF and turn.action in _EVENTS
-    if themselves:
-        rows = _those_themselves(session, turn)
-    if turn.action == Action.DELETE or themselves:
-        reached = [row.job_id for row in rows]
-    else:
-        reached = [rows[0].job_id, *_next_children(session, rows[0].job_id, rows[0].child_cursor)]
+    if rows[0].child_cursor == _ITSELF:
+        _begin_later(session, turn)
+        return
+    rows = [row for row in rows if row.child_cursor != _ITSELF]
+    reached = [row.job_id for row in rows]
+    if turn.action != Action.DELETE:
+        reached += _next_children(session, rows[0].job_id, rows[0].child_cursor)
     holder = turns.holder(session.connection, reached, turn.id)
     if holder is not None:
         turns.wait(session, turn.id, holder)
-    elif themselves:
-        _carry_out(session, Action(turn.action), reached)
-        session.connection.execute(_BEGIN, [{"key_position": row.position} for row in rows])
     else:
         _reach(session, turn, rows, reached)
 
 
-def _those_themselves(session: Session, turn: Any) -> list[Any]:
-    """Return named jobs to be changed together: a child that is cancelled first would fail its parent."""
-    return [row for row in turns.next_jobs(session.connection, turn.id, STEP) if row.child_cursor == _ITSELF]
+def _begin_later(session: Session, turn: Any) -> None:
+    """Change those of the named jobs that had to wait for older actions and wait no more."""
+    query = sa.select(bulk_job.c.job_id, bulk_job.c.position)
+    query = query.where(bulk_job.c.bulk_id == turn.id, bulk_job.c.child_cursor == _ITSELF)
+    positions = dict(session.connection.execute(query.order_by(bulk_job.c.position)).all())
+    held = turns.held(session.connection, positions, turn.id)
+    named = [job_id for job_id in positions if job_id not in held]
+    holder = None if named else turns.holder(session.connection, positions, turn.id)
+    if holder is not None:
+        turns.wait(session, turn.id, holder)
+        return
+    session.connection.execute(_FORGET, {"positions": [positions[job_id] for job_id in named]})
+    below, gone_roots = _begin(session, Action(turn.action), _existing(session, named))
+    turns.note_jobs(session.connection, turn.id, below)
+    turns.note_jobs(session.connection, turn.id, gone_roots, state=GONE_ROOT)
 
 
 def _reach(session: Session, turn: Any, rows: Sequence[Any], reached: Sequence[int]) -> None:
@@ -158,7 +171,7 @@ def _reach(session: Session, turn: Any, rows: Sequence[Any], reached: Sequence[i
 def _spread_on(session: Session, turn: Any, row: Any) -> None:
     value = json.loads(turn.value_json)
     below, cursor = SPREADING[turn.action](session, row.job_id, row.child_cursor, value)
-    _insert(session, turn.id, below)
+    turns.note_jobs(session.connection, turn.id, below)
     values = {"state": _DONE} if cursor is None else {"child_cursor": cursor}
     session.connection.execute(sa.update(bulk_job).where(bulk_job.c.position == row.position).values(values))
 
@@ -217,7 +230,7 @@ def _look_again(session: Session, bulk_id: int, action: Action, parent_id: int, 
             .values(state=turns.EXPAND, child_cursor=cursor),
         )
     elif state is None and _was_reached(session, bulk_id, action, parent_id):
-        _insert(session, bulk_id, [parent_id], cursor=cursor)
+        turns.note_jobs(session.connection, bulk_id, [parent_id], cursor=cursor)
     else:
         return
     session.connection.execute(sa.update(bulk).where(bulk.c.id == bulk_id).values(phase=_SPREAD))
@@ -261,42 +274,28 @@ def _note(
     session: Session,
     action: Action | Change,
     named: Sequence[int],
-    job_ids: Sequence[int] = (),
+    job_ids: Sequence[int],
+    roots: Sequence[int],
     *,
-    again: Sequence[int] = (),
+    later: Sequence[int] = (),
     gone_roots: Sequence[int] = (),
     value: Any = None,
 ) -> None:
     """Note what is left to do of an action.
 
-    again: jobs that it was asked of and that it has to change once more.
+    later: jobs that it was asked of and that have not changed yet.
     """
-    if not job_ids and not again and not gone_roots:
+    if not job_ids and not later and not gone_roots:
         return
     given = None if value is None else json.dumps(value, ensure_ascii=False)
     values = {"action": action.value, "phase": _SPREAD, "created_at": session.now_ms, "value_json": given}
     values |= {"named_json": json.dumps(list(named)), "steps": 0}
     key = insert_row(session.connection, bulk, values)
-    _insert(session, key, again, cursor=_ITSELF)
-    _insert(session, key, job_ids)
-    _insert(session, key, gone_roots, state=GONE_ROOT)
+    turns.note_roots(session.connection, key, roots)
+    turns.note_jobs(session.connection, key, later, cursor=_ITSELF)
+    turns.note_jobs(session.connection, key, job_ids)
+    turns.note_jobs(session.connection, key, gone_roots, state=GONE_ROOT)
     session.after_commit(RunBulk())
-
-
-def _insert(
-    session: Session, bulk_id: int, job_ids: Sequence[int], *, state: str = turns.EXPAND, cursor: int = 0
-) -> None:
-    """Note jobs for an action that does not have them yet."""
-    if not job_ids:
-        return
-    query = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == bulk_id, _NOTED)
-    known = set(session.connection.execute(query, {"jobs": job_ids}).scalars())
-    roots = dict(session.connection.execute(_ROOTS, {"jobs": job_ids}).all())
-    same = {"bulk_id": bulk_id, "state": state, "child_cursor": cursor}
-    fresh = [job_id for job_id in job_ids if job_id not in known]
-    rows = [{"job_id": job_id, "root_id": roots.get(job_id, job_id), **same} for job_id in fresh]
-    if rows:
-        session.connection.execute(sa.insert(bulk_job), rows)
 
 
 def _next_children(session: Session, parent_id: int, cursor: int) -> list[int]:
@@ -313,7 +312,8 @@ def _expand(session: Session, bulk_id: int, action: Action, row: Any, children: 
     """Change the next children of a job that the action has reached."""
     touched = _touched(session, bulk_id, action, children)
     _carry_out(session, action, touched)
-    _insert(session, bulk_id, _with_children(session, _leading_on(session, action, children, touched)))
+    leading_on = _with_children(session, _leading_on(session, action, children, touched))
+    turns.note_jobs(session.connection, bulk_id, leading_on)
     values = {"child_cursor": children[-1]} if len(children) == STEP else {"state": _DONE}
     session.connection.execute(sa.update(bulk_job).where(bulk_job.c.position == row.position).values(values))
 
@@ -377,23 +377,21 @@ def _deletable(session: Session, job_ids: Sequence[int]) -> list[int]:
 
 
 def _delete_below(session: Session, bulk_id: int, rows: Sequence[Any]) -> None:
-    """Delete those of the reached jobs that have no parent left, and those that were named; the others stay."""
+    """Delete those of the reached jobs that have no parent left; the others stay."""
     connection = session.connection
-    named = _deletable(session, [row.job_id for row in rows if row.child_cursor == _ITSELF])
-    reached = [row.job_id for row in rows if row.child_cursor != _ITSELF]
+    reached = [row.job_id for row in rows]
     staying = {child for child, _ in connection.execute(turns.EDGES_UP, {"jobs": reached})}
     going = [job_id for job_id in reached if job_id not in staying]
     going, is_wide = fitting(connection, going, STEP)
     if is_wide:
         # Its children go a step's worth at a time, and itself with the last of them.
         apply(session, JobEvent.CANCEL, going, Cause(message="deleted"))
-        _insert(session, bulk_id, cut(session, going[0], STEP))
+        turns.note_jobs(connection, bulk_id, cut(session, going[0], STEP))
         return
     apply(session, JobEvent.CANCEL, going, Cause(message="deleted"))
-    going += named
     below = delete(session, going)
     # What is done is forgotten: a job that stays is looked at again whenever another of its parents goes.
-    done = {*going, *staying, *(row.job_id for row in rows if row.child_cursor == _ITSELF)}
+    done = {*going, *staying}
     connection.execute(_FORGET, {"positions": [row.position for row in rows if row.job_id in done]})
-    _insert(session, bulk_id, below)
-    _insert(session, bulk_id, missed_roots(session, going), state=GONE_ROOT)
+    turns.note_jobs(connection, bulk_id, below)
+    turns.note_jobs(connection, bulk_id, missed_roots(session, going), state=GONE_ROOT)

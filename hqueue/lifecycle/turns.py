@@ -1,7 +1,9 @@
 """Whose turn it is: unfinished actions take turns, and a younger one waits where an older one is at work (SPEC 4.3).
 
-The trees in which an action is at work are those of the jobs that it was asked of or has reached. Waiting is always for
-an older action, so the oldest one waits for none.
+An action is at work in the trees of the jobs that it was asked of or has reached, and of all above them, for what it
+does there settles or reopens those. Where jobs have several parents, only a look at all of them would tell which trees
+hang together: actions on such graphs wait for each other. Waiting is always for an older action, so the oldest one
+waits for none.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from hqueue.lifecycle.spreading import Change
 from hqueue.schema import bulk, bulk_job, job, job_edge
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from hqueue.store import Session
 
 EXPAND: Final = "expand"
+_ABOVE: Final = "above"  # a root where the action is at work; in the place of the job its negative id
+_GRAPH: Final = 0  # a root that stands for all graphs in which jobs have several parents
 _URGENT: Final = ("cancel", "pause")
 _NEXT: Final = (
     sa.select(bulk)
@@ -38,16 +42,49 @@ _NOTED: Final = bulk_job.c.job_id.in_(listed("jobs"))
 EDGES_UP: Final = sa.select(job_edge.c.child_id, job_edge.c.parent_id).where(job_edge.c.child_id.in_(listed("jobs")))
 
 
+_OWN_ROOTS: Final = sa.select(job.c.id, job.c.root_id).where(job.c.id.in_(listed("jobs")))
+_IS_GRAPH: Final = sa.and_(job.c.children_total > 0, ~job.c.tree_exact)
+
+
 def _roots() -> sa.CompoundSelect[int]:
     """Return a query: the roots of jobs, and of all above them."""
-    above = sa.select(job_edge.c.parent_id).where(job_edge.c.child_id.in_(listed("jobs"))).cte("above", recursive=True)
-    above = above.union(sa.select(job_edge.c.parent_id).where(job_edge.c.child_id == above.c.parent_id))
-    own = sa.select(job.c.root_id).where(job.c.id.in_(listed("jobs")))
-    return own.union(sa.select(job.c.root_id).join(above, above.c.parent_id == job.c.id))
+    asked = sa.select(job.c.id).where(job.c.id.in_(listed("jobs"))).cte("above", recursive=True)
+    above = asked.union(sa.select(job_edge.c.parent_id).where(job_edge.c.child_id == asked.c.id))
+    found = sa.select(job.c.root_id).join(above, above.c.id == job.c.id)
+    return found.union(sa.select(sa.literal(_GRAPH)).join_from(job, above, above.c.id == job.c.id).where(_IS_GRAPH))
 
 
 _ROOTS: Final = _roots()
 _AT_WORK: Final = sa.select(sa.func.max(bulk_job.c.bulk_id)).where(bulk_job.c.root_id.in_(listed("roots")))
+
+
+def roots_of(connection: sa.Connection, job_ids: Collection[int]) -> list[int]:
+    """Return the roots of the trees in which an action is at work that was asked of jobs."""
+    return list(connection.execute(_ROOTS, {"jobs": job_ids}).scalars()) if job_ids else []
+
+
+def note_jobs(
+    connection: sa.Connection, bulk_id: int, job_ids: Sequence[int], *, state: str = EXPAND, cursor: int = 0
+) -> None:
+    """Note jobs for an action that does not have them yet."""
+    if not job_ids:
+        return
+    query = sa.select(bulk_job.c.job_id).where(bulk_job.c.bulk_id == bulk_id, _NOTED)
+    known = set(connection.execute(query, {"jobs": job_ids}).scalars())
+    roots = dict(connection.execute(_OWN_ROOTS, {"jobs": job_ids}).all())
+    same = {"bulk_id": bulk_id, "state": state, "child_cursor": cursor}
+    fresh = [job_id for job_id in job_ids if job_id not in known]
+    rows = [{"job_id": job_id, "root_id": roots.get(job_id, job_id), **same} for job_id in fresh]
+    if rows:
+        connection.execute(sa.insert(bulk_job), rows)
+
+
+def note_roots(connection: sa.Connection, bulk_id: int, roots: Iterable[int]) -> None:
+    """Note in which trees an action is at work until it is done."""
+    same = {"bulk_id": bulk_id, "state": _ABOVE, "child_cursor": 0}
+    rows = [{"job_id": -root_id, "root_id": root_id, **same} for root_id in roots]
+    if rows:
+        connection.execute(sa.insert(bulk_job), rows)
 
 
 def next_action(connection: sa.Connection) -> Any:
@@ -78,9 +115,8 @@ def holder(connection: sa.Connection, job_ids: Collection[int], bulk_id: int | N
     older = sa.true() if bulk_id is None else bulk.c.id < bulk_id
     if not job_ids or connection.execute(sa.select(bulk.c.id).where(older).limit(1)).first() is None:
         return None
-    roots = connection.execute(_ROOTS, {"jobs": job_ids}).scalars().all()
     at_work = _AT_WORK if bulk_id is None else _AT_WORK.where(bulk_job.c.bulk_id < bulk_id)
-    return connection.execute(at_work, {"roots": roots}).scalar()
+    return connection.execute(at_work, {"roots": roots_of(connection, job_ids)}).scalar()
 
 
 def wait(session: Session, bulk_id: int, holder_id: int) -> None:
@@ -95,6 +131,19 @@ def finish(session: Session, bulk_id: int) -> None:
     session.connection.execute(sa.update(bulk).where(bulk.c.waits_for == bulk_id).values(waits_for=None))
 
 
+def held(connection: sa.Connection, job_ids: Collection[int], bulk_id: int | None = None) -> set[int]:
+    """Return those of the jobs that an action may still come to: one older than `bulk_id`, if given.
+
+    What is below such a job is one too, so of two jobs that were named, a child never changes before its parent.
+    """
+    if holder(connection, job_ids, bulk_id) is None:
+        return set()
+    older = sa.true() if bulk_id is None else bulk_job.c.bulk_id < bulk_id
+    same = sa.or_(bulk_job.c.root_id == job.c.root_id, sa.and_(bulk_job.c.root_id == _GRAPH, _IS_GRAPH))
+    at_work = sa.select(bulk_job.c.position).where(same, older).exists()
+    return _at_or_below(connection, job_ids, sa.select(job.c.id).where(job.c.id.in_(listed("jobs")), at_work))
+
+
 def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[int]:
     """Return those of the jobs that an unfinished action has reached or may still reach; they are not to be assigned.
 
@@ -103,6 +152,12 @@ def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[i
     matters = bulk.c.action != Change.PRIORITY.value
     if connection.execute(sa.select(bulk.c.id).where(matters).limit(1)).first() is None:
         return set()
+    reached = sa.select(bulk_job.c.job_id).join(bulk, bulk.c.id == bulk_job.c.bulk_id)
+    return _at_or_below(connection, job_ids, reached.where(matters, _NOTED))
+
+
+def _at_or_below(connection: sa.Connection, job_ids: Iterable[int], found: sa.Select[Any]) -> set[int]:
+    """Return those of the jobs that a query finds, and those that are below one that it finds."""
     asked = set(job_ids)
     seen, level = set(asked), set(asked)
     children: dict[int, list[int]] = defaultdict(list)
@@ -113,11 +168,10 @@ def below_unfinished(connection: sa.Connection, job_ids: Iterable[int]) -> set[i
             above.add(parent_id)
         level = above - seen
         seen |= level
-    reached = sa.select(bulk_job.c.job_id).join(bulk, bulk.c.id == bulk_job.c.bulk_id)
-    blocked = set(connection.execute(reached.where(matters, _NOTED), {"jobs": seen}).scalars()) if seen else set()
-    pending = list(blocked)
+    marked = set(connection.execute(found, {"jobs": seen}).scalars()) if seen else set()
+    pending = list(marked)
     while pending:
-        fresh = [child for child in children[pending.pop()] if child not in blocked]
-        blocked.update(fresh)
+        fresh = [child for child in children[pending.pop()] if child not in marked]
+        marked.update(fresh)
         pending.extend(fresh)
-    return blocked & asked
+    return marked & asked

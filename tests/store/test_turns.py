@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import shutil
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -17,14 +16,14 @@ from hqueue.lifecycle import bulk as actions
 from hqueue.lifecycle.bulk import Action
 from hqueue.lifecycle.spreading import Change
 from hqueue.schema import bulk, event, job
-from hqueue.store import Store
 from tests.fakes import FakeClock
 from tests.invariants import check_invariants
 from tests.storefarm import StoreFarm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from tests.conftest import Databases, SharedFile
 
 WIDE: Final = actions.STEP * 2 + 50
 
@@ -93,6 +92,31 @@ class TestTurns:
         farm.finish_bulk()
         assert farm.statuses(*ids) == ["paused", "paused", "runnable", "paused"]
 
+    def test_a_named_job_changes_once_after_the_older_ones(self, farm: StoreFarm) -> None:
+        ids = tree(farm)
+        farm.act(Action.CANCEL, ids[0])
+        for action in (Action.CANCEL, Action.PAUSE, Action.RESCHEDULE):
+            farm.act(action, ids[0], finish=False)
+        assert farm.status(ids[0]) == "cancelled"
+        farm.finish_bulk()
+        assert farm.statuses(*ids) == ["queued", "queued", "runnable", "runnable"]
+
+    def test_a_named_job_changes_at_once_where_nothing_older_is_at_work(self, farm: StoreFarm) -> None:
+        busy, free, alone = tree(farm), tree(farm), farm.add()
+        farm.act(Action.RESUME, busy[0], finish=False)
+        farm.act(Action.CANCEL, busy[1], free[0], alone, finish=False)
+        assert farm.statuses(busy[1], free[0], alone) == ["queued", "cancelled", "cancelled"]
+        farm.finish_bulk()
+        assert set(farm.statuses(*busy[1:], *free, alone)) == {"cancelled"}
+
+    def test_many_named_jobs_change_together_when_it_is_their_turn(self, farm: StoreFarm) -> None:
+        """More than fit into a step: a branch that is cancelled after its leaves would have failed."""
+        ids = tree(farm, actions.STEP + 1)
+        farm.act(Action.RESUME, ids[0], finish=False)
+        farm.act(Action.CANCEL, *ids[2:], ids[1], finish=False)
+        farm.finish_bulk()
+        assert set(farm.statuses(*ids[1:])) == {"cancelled"}
+
     def test_what_an_older_action_settles_is_deleted(self, farm: StoreFarm) -> None:
         ids = tree(farm)
         farm.act(Action.CANCEL, ids[0], finish=False)
@@ -115,6 +139,16 @@ class TestTurns:
         farm.act(Action.PAUSE, shared, finish=False)
         farm.finish_bulk()
         assert farm.status(shared) == "paused"
+
+    def test_a_tree_to_which_an_older_action_will_come_from_below(self, farm: StoreFarm) -> None:
+        """A reschedule of the first reopens the second, by a job that both have below them: it is not to be deleted."""
+        specs = [leaf("eins", childStubIds=["s"]), leaf("zwei", childStubIds=["s"]), leaf("geteilt", stubId="s")]
+        first, second, shared = farm.submit(specs)
+        farm.act(Action.CANCEL, first, second)
+        farm.act(Action.RESCHEDULE, first, finish=False)
+        farm.act(Action.DELETE, second, finish=False)
+        farm.finish_bulk()
+        assert farm.statuses(first, second, shared) == ["queued", "queued", "runnable"]
 
     def test_a_priority_waits_for_an_older_one(self, farm: StoreFarm) -> None:
         ids = tree(farm)
@@ -311,40 +345,47 @@ _calls = st.lists(
 )
 
 
-@pytest.mark.databases("sqlite")
-@given(specs=st.lists(_trees, min_size=1, max_size=2), before=_calls, calls=_calls)
-@settings(deadline=None)
-def test_trees_end_as_if_actions_were_done_in_order(
-    tmp_path_factory: pytest.TempPathFactory,
-    migrated_file: Path,
-    specs: list[dict[str, Any]],
-    before: list[tuple[Action, list[int], int]],
-    calls: list[tuple[Action, list[int], int]],
+def _graph(below: list[list[int]]) -> list[dict[str, Any]]:
+    """Return jobs, each with children among those after it; several may have the same."""
+    return [
+        leaf(stubId=str(number), childStubIds=[str(child) for child in children if number < child < len(below)])
+        for number, children in enumerate(below)
+    ]
+
+
+_graphs = st.lists(st.lists(st.integers(1, 5), max_size=3, unique=True), min_size=3, max_size=6).map(_graph)
+
+
+def _end(farm: StoreFarm, specs: list[dict[str, Any]], before: Any, calls: Any, *, in_order: bool) -> list[str | None]:
+    """Return the statuses of jobs after calls, each followed by some steps; in order: by all there are."""
+    ids = farm.submit(specs)
+    for action, chosen, _ in before:
+        farm.act(action, *(ids[each % len(ids)] for each in chosen))
+    for action, chosen, steps in calls:
+        farm.act(action, *(ids[each % len(ids)] for each in chosen), finish=in_order)
+        for _ in range(steps):
+            farm.step()
+        check_invariants(farm.store)
+    farm.finish_bulk()
+    check_invariants(farm.store)
+    assert farm.repair() == []
+    return [farm.status(job_id) if farm.exists(job_id) else None for job_id in ids]
+
+
+@pytest.mark.timeout(600)
+def test_overlapping_actions_end_as_if_they_were_done_in_order(
+    backend: str, databases: Databases, shared_file: SharedFile
 ) -> None:
-    ends = []
-    for in_order in (True, False):
-        path = tmp_path_factory.mktemp("turns") / "store.db"
-        shutil.copy(migrated_file, path)
-        store = Store(f"sqlite:///{path}", clock=FakeClock(auto=True))
-        store.open()
-        try:
-            farm = StoreFarm(store, FakeClock(auto=True))
-            ids = farm.submit(specs)
-            for action, chosen, _ in before:
-                farm.act(action, *(ids[each % len(ids)] for each in chosen))
-            for action, chosen, steps in calls:
-                farm.act(action, *(ids[each % len(ids)] for each in chosen), finish=in_order)
-                for _ in range(steps):
-                    farm.step()
-                check_invariants(store)
-            farm.finish_bulk()
-            check_invariants(store)
-            assert farm.repair() == []
-            with store.reading() as connection:
-                ends.append(dict(connection.execute(sa.select(job.c.id, job.c.status)).all()))
-        finally:
-            store.close()
-    # Named jobs change at once: a younger reschedule or resume has begun when an older action comes to them again, so
-    # that the older one finds other jobs than the order says. Everything else has to end the same.
-    if not any(action in {Action.RESCHEDULE, Action.RESUME} for action, *_ in calls):
-        assert ends[0] == ends[1]
+    def farm() -> StoreFarm:
+        clock = FakeClock(auto=True)
+        return StoreFarm((shared_file if backend == "sqlite" else databases.get(backend)).open_store(clock), clock)
+
+    examples = settings().max_examples
+    calls = {"before": _calls, "calls": _calls}
+
+    @settings(max_examples=examples if backend == "sqlite" else examples // 8)
+    @given(specs=st.lists(_trees, min_size=1, max_size=2) | _graphs, **calls)
+    def check(specs: list[dict[str, Any]], before: Any, calls: Any) -> None:
+        assert _end(farm(), specs, before, calls, in_order=False) == _end(farm(), specs, before, calls, in_order=True)
+
+    check()
