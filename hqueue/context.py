@@ -58,4 +58,4 @@ def make_context(store: Store, config: ServerConfig, clock: Clock, on_death: OnD
     logs = JobLogs(config.job_logs_dir, max_output_bytes=config.max_output_bytes)
     farm = FarmReader(live_farm, clock)
     incoming = Incoming(store, clock, on_death)
-    return Context(store, live_farm, logs, ErrorLog(), config, clock, farm, JobAttributes(farm, clock), incoming)
+    return Context(store, live_farm, logs, ErrorLog(), config, clock, farm, JobAttributes(farm), incoming)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hqueue.clock import Clock
     from hqueue.matching import Hold
-    from hqueue.protocol import Assignment, Place
+    from hqueue.protocol import Assignment, Listed, Place
 
 # A check that comes later than this means that the server stood still, and so did every client's connection to it.
 STALL_S: Final = 10.0
@@ -71,13 +71,23 @@ class Progress:
     passes_left: int = 0  # set: its run has ended
 
 
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """How long a run has been at work, as its client measures it."""
+
+    seconds: float
+    said_at_s: float  # monotonic
+    goes_on: bool
+
+
 @dataclass
 class LiveFarm:
-    """The clients that report, and the progress of what they run."""
+    """The clients that report, and how far and how long what they run is at work."""
 
     clock: Clock
     clients: dict[int, LiveClient] = field(default_factory=dict)
     progress: dict[int, Progress] = field(default_factory=dict)  # by job id, for open runs
+    times: dict[int, RunTime] = field(default_factory=dict)  # by job id, for open runs
     holds: dict[int, Hold] = field(default_factory=dict)  # by job id: what the latest tick kept for it
     # By run id: ended, but the server cannot take the rest of its output: why, and when that was last so.
     withheld: dict[int, tuple[str, float]] = field(default_factory=dict)
@@ -145,6 +155,30 @@ class LiveFarm:
         if known is None or (known.numerator, known.denominator) != (numerator, denominator):
             self.progress[job_id] = Progress(numerator, denominator)
 
+    def begin(self, job_id: int) -> None:
+        """Note that a job's run is handed out now."""
+        self.progress.pop(job_id, None)  # an earlier attempt's
+        self.times[job_id] = RunTime(0.0, self.clock.monotonic(), goes_on=True)
+
+    def note_times(self, client: LiveClient, runs: Iterable[Listed]) -> None:
+        """Note what a client says of the time that its runs have been at work."""
+        now = self.clock.monotonic()
+        with self._lock:
+            for each in runs:
+                known = client.runs.get(each.token)
+                if known is not None:
+                    self.times[known.job_id] = RunTime(each.seconds, now, each.state == "running")
+
+    def ran_s(self, job_id: int) -> float:
+        """Return the seconds that a job's open run has been at work, without those in which it was halted.
+
+        0.0: nobody knows, for its client has not been heard since the server was started.
+        """
+        known = self.times.get(job_id)
+        if known is None:
+            return 0.0
+        return known.seconds + (self.clock.monotonic() - known.said_at_s if known.goes_on else 0.0)
+
     def withhold(self, run_id: int, why: str) -> bool:
         """Note that a run has ended whose output cannot be taken; tell whether that is new."""
         is_new = run_id not in self.undelivered()
@@ -166,11 +200,13 @@ class LiveFarm:
 
     def forget_runs(self, client: LiveClient, tokens: Iterable[str]) -> None:
         """Let go of runs that a client is not at work on any more, however they ended."""
-        for token in tokens:
-            known = client.runs.pop(token, None)
-            if known is not None:
-                self.forget_progress(known.job_id)
-                self.withheld.pop(known.run_id, None)
+        with self._lock:
+            for token in tokens:
+                known = client.runs.pop(token, None)
+                if known is not None:
+                    self.forget_progress(known.job_id)
+                    self.times.pop(known.job_id, None)
+                    self.withheld.pop(known.run_id, None)
 
     def forget_progress(self, job_id: int) -> None:
         """Let a job go whose run has ended; its progress is in the store.

@@ -17,7 +17,7 @@ from hqueue.lifecycle.repair import repair
 from hqueue.lifecycle.runs import Placement, assign, lose_client
 from hqueue.lifecycle.status import apply
 from hqueue.lifecycle.submission import submit
-from hqueue.live import LiveClient, LiveFarm
+from hqueue.live import LiveClient, LiveFarm, LiveRun
 from hqueue.protocol import Identity, Listed, Report
 from hqueue.scheduler import Scheduler
 from hqueue.schema import bulk, bulk_job, client, event, job, job_edge, job_row, resource, run
@@ -218,6 +218,7 @@ class Held:
     state: str = "running"
     wish: int = 0
     asked: Wish | None = None  # the wish to carry out next
+    began_s: float = 0.0
 
 
 @dataclass
@@ -271,7 +272,14 @@ class Machine:
 
     def listing(self) -> list[Listed]:
         """Return the runs it says it holds."""
-        return [Listed(token, held.state, held.wish, 1.0, 4711, None) for token, held in sorted(self.held.items())]
+        return [
+            Listed(token, held.state, held.wish, self.ran_s(held), 4711, None)
+            for token, held in sorted(self.held.items())
+        ]
+
+    def ran_s(self, held: Held) -> float:
+        """Return how long a run has been at work."""
+        return self.farm.clock.monotonic() - held.began_s
 
     def beat(self) -> Orders:
         """Send a heartbeat with what it holds and what ended; take what the answer brings, and list that at once."""
@@ -283,12 +291,15 @@ class Machine:
         live = self.farm.live_farm.clients.get(self.id)
         if live is not None:
             live.seen_at_s = self.farm.clock.monotonic()
+            for token, held in self.held.items():
+                live.runs.setdefault(token, LiveRun(0, held.job_id))
+            self.farm.live_farm.note_times(live, self.listing())
         self.ended.clear()
         for order in orders.wishes:
             if order.token in self.held:
                 self.held[order.token].asked = order
         for order in orders.assignments:
-            self.held[order.token] = Held(order.job_id)
+            self.held[order.token] = Held(order.job_id, began_s=self.farm.clock.monotonic())
         if orders.assignments:
             self.beat()
         return orders
@@ -311,8 +322,9 @@ class Machine:
 
     def report(self, token: str, outcome: str, **more: Any) -> None:
         """Report how a run ended."""
-        self.held.pop(token, None)
-        self.ended[token] = Report(token, outcome, **more)
+        held = self.held.pop(token, None)
+        seconds = self.ran_s(held) if held else 0.0
+        self.ended[token] = Report(token, outcome, **{"seconds": seconds, **more})
         self.beat()
 
     def obey(self, *, beat: bool = True) -> None:

@@ -235,6 +235,7 @@ class FarmMethods:
         live.free_memory_kb = beat.free_memory_kb
         live.free_disk_kb = beat.free_disk_kb
         live.unsaved = True
+        self._live_farm.note_times(live, beat.runs)
         for listed in beat.runs:
             self._runs.note_progress(live, listed.token, listed.progress)
             if listed.state == "ended":

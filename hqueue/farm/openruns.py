@@ -54,7 +54,7 @@ class OpenRuns:
     def remember(self, live: LiveClient, assignment: Assignment) -> None:
         """Keep what was just handed out."""
         live.runs[assignment.token] = LiveRun(assignment.run_id, assignment.job_id, assignment=assignment)
-        self._live_farm.progress.pop(assignment.job_id, None)  # an earlier attempt's
+        self._live_farm.begin(assignment.job_id)
 
     def note_progress(self, live: LiveClient, token: str, progress: tuple[float, float] | None) -> None:
         """Take what a running command says of its progress."""

@@ -144,11 +144,13 @@ def _leave_trees(session: Session, edges: Sequence[Any], going: Mapping[int, Job
     left = [child for child, parents in above.items() if not all(parent in going for parent in parents)]
     shares: dict[int, trees.Share] = {}
     inexact: set[int] = set()
-    for row in load(session.connection, sorted(left)):
+    rows = load(session.connection, sorted(left))
+    ran_ms = trees.ran_ms(session.connection, rows)
+    for row in rows:
         if row.children_total:
             inexact.update(above[row.id])  # what hangs below it may hang elsewhere too
         else:
-            shares[row.id] = trees.NOTHING - trees.share(row) - trees.Share(jobs=1, counted=int(row.counted))
+            shares[row.id] = trees.NOTHING - trees.share(row, ran_ms) - trees.Share(jobs=1, counted=int(row.counted))
     trees.mark(session.connection, sorted(inexact))
     trees.add(session.connection, shares)
 

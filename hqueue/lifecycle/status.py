@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from dataclasses import replace
@@ -93,11 +94,12 @@ def count_children(session: Session, deltas: Mapping[int, tuple[int, int]], caus
 def count_in(session: Session, job_ids: Sequence[int], counted: bool) -> None:
     """Have the progress of jobs with a command be part of their ancestors' overall progress, or not."""
     changed = [row for row in load(session.connection, job_ids) if row.has_command and row.counted is not counted]
+    ran_ms = trees.ran_ms(session.connection, changed)
     shares: dict[int, trees.Share] = {}
     for row in changed:
-        before = trees.share(row)
+        before = trees.share(row, ran_ms)
         row.counted = counted
-        shares[row.id] = trees.share(row) - before + trees.Share(counted=1 if counted else -1)
+        shares[row.id] = trees.share(row, ran_ms) - before + trees.Share(counted=1 if counted else -1)
     if changed:
         session.connection.execute(_COUNT_IN, {"jobs": [row.id for row in changed], "new_counted": counted})
     trees.add(session.connection, shares, containers=[row.id for row in changed if row.children_total])
@@ -234,10 +236,11 @@ class _Change:
 
     def _share(self, changes: list[tuple[JobRow, JobRow]]) -> None:
         """Note what the changes add to the sums of everything above."""
-        for before, after in changes:
-            if after.is_root and not after.children_total:
-                continue  # it is nobody's descendant, and its own row says all
-            more = trees.share(after) - trees.share(before)
+        # A root without children is nobody's descendant, and its own row says all.
+        shared = [(before, after) for before, after in changes if not after.is_root or after.children_total]
+        ran_ms = trees.ran_ms(self._connection, itertools.chain(*shared))
+        for before, after in shared:
+            more = trees.share(after, ran_ms) - trees.share(before, ran_ms)
             if more:
                 self._shares[after.id] = self._shares.get(after.id, trees.NOTHING) + more
             if after.started_at is not None and before.started_at is None:

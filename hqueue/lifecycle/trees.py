@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.database import listed
-from hqueue.schema import job, job_edge, job_row
+from hqueue.protocol import EXITED
+from hqueue.schema import job, job_edge, job_row, run
 from hqueue.states import SETTLED, JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from hqueue.states import JobRow
 
@@ -90,6 +91,13 @@ def _edges_above(*, exact: bool) -> sa.Select[int, int]:
 
 _KEPT_EDGES: Final = _edges_above(exact=True)
 _EDGES: Final = _edges_above(exact=False)
+_latest: Final = (
+    sa.select(sa.func.max(run.c.id).label("id"))
+    .where(run.c.job_id.in_(listed("jobs")), run.c.outcome == EXITED)
+    .group_by(run.c.job_id)
+    .subquery()
+)
+_RAN: Final = sa.select(run.c.job_id, run.c.seconds).join(_latest, _latest.c.id == run.c.id)
 _MARK: Final = sa.update(job_row).where(job_row.c.id.in_(listed("jobs"))).values(tree_exact=False)
 
 
@@ -103,17 +111,28 @@ def total(shares: Iterable[Share]) -> Share:
     return Share(*(sum(column) for column in zip(*map(numbers, shares), strict=True)))
 
 
-def share(row: JobRow) -> Share:
+def ran_ms(connection: sa.Connection, rows: Iterable[JobRow]) -> dict[int, int]:
+    """Return how long the commands of jobs took that have succeeded with one: by their clients, not by the clock."""
+    finished = {row.id for row in rows if _is_finished(row)}
+    ran = connection.execute(_RAN, {"jobs": finished}).all() if finished else ()
+    return {job_id: int((seconds or 0) * 1000) for job_id, seconds in ran}
+
+
+def _is_finished(row: JobRow) -> bool:
+    return row.status is JobStatus.SUCCEEDED and row.has_command and row.started_at is not None
+
+
+def share(row: JobRow, ran_ms: Mapping[int, int]) -> Share:
     """Return what a job adds as it is: all but `jobs` and `counted`, which its status does not change."""
     settled = row.status in SETTLED
     succeeded = row.status is JobStatus.SUCCEEDED
-    finished = succeeded and row.has_command and row.started_at is not None and row.ended_at is not None
+    finished = _is_finished(row)
     return Share(
         settled=int(settled),
         progress=(1.0 if succeeded else row.progress) if settled and row.counted else 0.0,
         waiting=int(row.has_command and not settled and not row.command_done and row.run_id is None),
         finished=int(finished),
-        finished_ms=(row.ended_at or 0) - (row.started_at or 0) if finished else 0,
+        finished_ms=ran_ms.get(row.id, 0) if finished else 0,
     )
 
 
@@ -165,11 +184,11 @@ def _upwards(parent_of: Mapping[int, int], origins: Iterable[int]) -> Iterator[i
                 ready.append(parent)
 
 
-def begin(connection: sa.Connection, rows: Iterable[JobRow]) -> None:
+def begin(connection: sa.Connection, rows: Collection[JobRow]) -> None:
     """Set the sums of jobs that are about to get their first child: until then nobody kept them."""
-    values = []
+    values, ran = [], ran_ms(connection, rows)
     for row in rows:
-        own = share(row) + Share(jobs=1, counted=int(row.counted))
+        own = share(row, ran) + Share(jobs=1, counted=int(row.counted))
         values.append({**_parameters(row.id, own), "at": row.started_at})
     if values:
         connection.execute(_BEGIN, values)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.clock import to_ms
 from hqueue.database import listed
 from hqueue.lifecycle.notes import NO_THREAD, LatestNote, latest_notes_of_jobs
 from hqueue.lifecycle.requirements import read_requirement
@@ -31,18 +30,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from hqueue.clock import Clock
     from hqueue.views.farmview import FarmReader
 
 
 class Batch:
     """The jobs of one call, and what other tables say of all of them together."""
 
-    def __init__(self, connection: sa.Connection, farm: FarmReader, now_ms: int, rows: Sequence[Any]) -> None:
+    def __init__(self, connection: sa.Connection, farm: FarmReader, rows: Sequence[Any]) -> None:
         self._connection = connection
         self._farm = farm
         self.rows = rows
-        self.now_ms = now_ms
         self.live_farm = farm.live_farm
 
     @cached_property
@@ -107,7 +104,7 @@ class Batch:
     @cached_property
     def rollups(self) -> Rollups:
         """What holds for the trees of those jobs that have children."""
-        return Rollups(self._connection, self.live_farm, self.now_ms, self._having("children_total"))
+        return Rollups(self._connection, self.live_farm, self._having("children_total"))
 
     @cached_property
     def explainer(self) -> Explainer:
@@ -134,9 +131,8 @@ class Batch:
 class JobAttributes:
     """Reads attributes of jobs."""
 
-    def __init__(self, farm: FarmReader, clock: Clock) -> None:
+    def __init__(self, farm: FarmReader) -> None:
         self._farm = farm
-        self._clock = clock
 
     def fetch(
         self,
@@ -157,7 +153,7 @@ class JobAttributes:
             rows = connection.execute(plan.one, {"id": job_ids[0]}).all()
         else:
             rows = connection.execute(plan.many, {"ids": job_ids}).all()
-        return Batch(connection, self._farm, to_ms(self._clock.now()), rows)
+        return Batch(connection, self._farm, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +227,10 @@ def _eta(row: Any, batch: Batch) -> float:
         return 0.0
     if row.children_total:
         return batch.rollups.eta_s(row.id)
-    progress = batch.progress(row)
-    last = batch.last_runs.get(row.id)
-    if row.status != JobStatus.RUNNING or not progress or last is None or last.started_at is None:
+    progress, ran_s = batch.progress(row), batch.live_farm.ran_s(row.id)
+    if row.status != JobStatus.RUNNING or not progress or not ran_s:
         return UNKNOWN_ETA
-    elapsed_s = max(0, batch.now_ms - int(last.started_at)) / 1000
-    return float(math.ceil(elapsed_s * (1 - progress) / progress))
+    return float(math.ceil(ran_s * (1 - progress) / progress))
 
 
 def _ui_status(row: Any, batch: Batch) -> str:
@@ -280,7 +274,7 @@ _DEFAULT: Final[dict[str, Attribute[Batch]]] = {
     "cpus": _required(lambda wanted: wanted.cpus),
     "description": plain(job_spec.c.description),
     "endTime": date(job.c.ended_at),
-    "ETA": Attribute(_eta, (job.c.status,), own=_AT_WORK, also=(job.c.progress, job.c.started_at), elsewhere=True),
+    "ETA": Attribute(_eta, (job.c.status,), own=_AT_WORK, also=(job.c.progress,), elsewhere=True),
     "id": plain(job.c.id, Shape.NUMBER),
     "latestNote": _note(lambda note: note.text),
     "logs": Attribute(lambda row, batch: batch.log.logs(row.id), shape=Shape.LOG, elsewhere=True),

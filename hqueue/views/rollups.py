@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from hqueue.database import listed
 from hqueue.lifecycle.runs import fraction
+from hqueue.protocol import EXITED
 from hqueue.schema import job, job_edge, run
 from hqueue.states import SETTLED, JobStatus
 from hqueue.store import chunks
@@ -40,7 +41,7 @@ class AtWork:
     job_id: int
     client_id: int
     live: float
-    elapsed_ms: int
+    ran_ms: float  # 0.0: unknown
     counted: bool
 
 
@@ -50,7 +51,7 @@ class _Family:
 
     waiting: int
     finished: int
-    finished_ms: int
+    finished_ms: float
 
 
 @dataclass(slots=True)
@@ -69,10 +70,9 @@ class Tree:
 class Rollups:
     """The roll-ups of some jobs, worked out when first asked for."""
 
-    def __init__(self, connection: sa.Connection, live_farm: LiveFarm, now_ms: int, origins: Sequence[int]) -> None:
+    def __init__(self, connection: sa.Connection, live_farm: LiveFarm, origins: Sequence[int]) -> None:
         self._connection = connection
         self._live_farm = live_farm
-        self._now_ms = now_ms
         self._origins = origins
 
     def clients_at_work(self, job_id: int) -> int:
@@ -101,9 +101,9 @@ class Rollups:
         at_work = self._at_work.get(job_id)
         if not at_work:
             return UNKNOWN_ETA
-        telling = [each for each in at_work if each.live > 0]
-        left_ms = sum(each.elapsed_ms * (1 - each.live) / each.live for each in telling)
-        silent = [each.elapsed_ms for each in at_work if each.live <= 0]
+        telling = [each for each in at_work if each.live > 0 and each.ran_ms]
+        left_ms = sum(each.ran_ms * (1 - each.live) / each.live for each in telling)
+        silent = [each.ran_ms for each in at_work if each.live <= 0 or not each.ran_ms]
         families = self._families(job_id)
         mean_ms = _mean_ms(families, telling)
         for family in families:
@@ -113,7 +113,7 @@ class Rollups:
             left_ms += family.waiting * (expected_ms or 0)
         if silent and mean_ms is None:
             return UNKNOWN_ETA
-        left_ms += sum(max(0.0, (mean_ms or 0) - elapsed_ms) for elapsed_ms in silent)
+        left_ms += sum(max(0.0, (mean_ms or 0) - ran_ms) for ran_ms in silent)
         return float(math.ceil(left_ms / 1000 / self.clients_at_work(job_id)))
 
     @cached_property
@@ -127,7 +127,7 @@ class Rollups:
                         job_id=row.job_id,
                         client_id=row.client_id,
                         live=row.progress if live is None else fraction(live.numerator, live.denominator),
-                        elapsed_ms=max(0, self._now_ms - row.began_at),
+                        ran_ms=1000 * self._live_farm.ran_s(row.job_id),
                         counted=bool(row.counted and row.is_current),
                     ),
                 )
@@ -168,7 +168,7 @@ class Rollups:
                 tree.settled_progress += float(row.progress)
                 if row.started_at is not None:
                     tree.started_at = min(row.started_at, tree.started_at or row.started_at)
-                tree.families.append(_Family(int(row.waiting), int(row.finished), int(row.finished_ms)))
+                tree.families.append(_Family(int(row.waiting), int(row.finished), float(row.finished_ms)))
         return trees
 
 
@@ -178,7 +178,7 @@ def _mean_ms(families: Sequence[_Family], telling: Sequence[AtWork]) -> float | 
     if finished:
         return sum(family.finished_ms for family in families) / finished
     if telling:
-        return sum(each.elapsed_ms / each.live for each in telling) / len(telling)
+        return sum(each.ran_ms / each.live for each in telling) / len(telling)
     return None
 
 
@@ -209,7 +209,6 @@ def _at_work_statement() -> sa.Select[Any]:
             job.c.id.label("job_id"),
             run.c.client_id,
             job.c.progress,
-            sa.func.coalesce(run.c.started_at, run.c.assigned_at).label("began_at"),
             job.c.counted,
             (job.c.run_id == run.c.id).label("is_current"),
         )
@@ -230,6 +229,8 @@ def _trees_statement() -> sa.Select[Any]:
     settled = job.c.status.in_(sorted(SETTLED))
     succeeded = job.c.status == JobStatus.SUCCEEDED
     finished = sa.and_(succeeded, job.c.has_command, job.c.started_at.is_not(None))
+    ends = sa.select(run.c.seconds).where(run.c.job_id == job.c.id, run.c.outcome == EXITED)
+    ran_s = ends.order_by(run.c.id.desc()).limit(1).scalar_subquery()
     waiting = sa.and_(~settled, job.c.has_command, ~job.c.command_done, job.c.run_id.is_(None))
 
     def count(condition: sa.ColumnElement[bool], value: Any = 1) -> sa.ColumnElement[Any]:
@@ -245,7 +246,7 @@ def _trees_statement() -> sa.Select[Any]:
             sa.func.min(job.c.started_at).label("started_at"),
             count(waiting).label("waiting"),
             count(finished).label("finished"),
-            count(finished, job.c.ended_at - job.c.started_at).label("finished_ms"),
+            count(finished, sa.func.coalesce(ran_s, 0.0) * 1000).label("finished_ms"),
         )
         .select_from(below)
         .join(job, job.c.id == below.c.id)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hqueue import errors
+from hqueue.protocol import Listed
 from hqueue.views.jobattributes import DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES
 from hqueue.views.rollups import UNKNOWN_ETA
 
@@ -334,6 +335,46 @@ class TestEta:
         machine.end(first, 0)
         api.run(second, machine)
         assert 19 <= api.getJob(root, ["ETA"])["ETA"] <= 21
+
+    @pytest.mark.parametrize("jumped_s", [-3600, 3600])
+    def test_a_wall_clock_that_jumps_changes_nothing(self, api, jumped_s):
+        machine = api.farm.machine()
+        root, first, second, _ = api.newjob({"name": "r", "children": [{"name": "c", "command": "x"}] * 3})
+        api.run(first, machine)
+        api.clock.advance(50)
+        api.clock.jump(jumped_s)
+        api.clock.advance(50)
+        machine.end(first, 0)
+        api.run(second, machine)
+        assert 199 <= api.getJob(root, ["ETA"])["ETA"] <= 201
+        api.clock.advance(50)
+        api.live_farm.report_progress(second, 1, 2)
+        api.clock.jump(jumped_s)
+        assert 49 <= api.getJob(second, ["ETA"])["ETA"] <= 51
+        assert 149 <= api.getJob(root, ["ETA"])["ETA"] <= 151
+
+    def test_after_a_start_of_the_server_it_is_unknown_until_the_client_is_heard(self, api):
+        """A clock that is wrong since the start says nothing of a run that began before."""
+        machine = api.farm.machine()
+        job_id = api.newjob({"name": "x", "command": "c"})[0]
+        api.run(job_id, machine)
+        api.clock.advance(100)
+        api.live_farm.report_progress(job_id, 1, 2)
+        api.live_farm.times.clear()
+        api.clock.jump(3600)
+        assert api.getJob(job_id, ["ETA"]) == {"ETA": UNKNOWN_ETA}
+        machine.beat()
+        assert 99 <= api.getJob(job_id, ["ETA"])["ETA"] <= 101
+
+    def test_the_time_in_which_it_is_halted_does_not_count(self, api):
+        machine = api.farm.machine()
+        job_id = api.newjob({"name": "x", "command": "c"})[0]
+        api.run(job_id, machine)
+        (token,) = machine.held
+        live = api.live_farm.clients[machine.id]
+        api.live_farm.note_times(live, [Listed(token, "halted", seconds=10.0)])
+        api.clock.advance(100)
+        assert api.live_farm.ran_s(job_id) == 10
 
 
 class TestUiStatus:
