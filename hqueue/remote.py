@@ -15,6 +15,7 @@ from sqlalchemy import event as sa_event
 
 from hqueue.clock import SystemClock
 from hqueue.errors import ConfigError
+from hqueue.schema import counter
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -68,6 +69,61 @@ def create_engine(url: sa.URL, **options: Any) -> sa.Engine:
 
     sa_event.listen(engine, "connect", set_up)
     return engine
+
+
+class Epoch:
+    """A number in the store that each transaction of a server raises: it tells who has written last.
+
+    Its upper part counts the sessions that have written, those of all servers, the lower part a session's transactions.
+    Whoever has the server's lock finds what the session that had it before has stored, and nothing of that is under
+    way any more: the lock goes with the session.
+    """
+
+    def __init__(self) -> None:
+        self._value: int | None = None  # after our latest transaction
+        self._is_doubtful = False
+        self.was_stored: bool | None = None  # the transaction that was in doubt: None where nobody can tell
+
+    def begin(self, connection: sa.Connection) -> bool:
+        """Begin with a new session; tell whether another server has written since our latest transaction."""
+        with connection.begin():
+            found = connection.execute(_READ).scalar()
+            if found is None:
+                connection.execute(_INSERT, {"given": 0})
+            ours = self._is_ours(found)
+            value = (((found or 0) >> _BITS) + 1) << _BITS
+            connection.execute(_SET, {"given": value})
+        self._value = value
+        return not ours
+
+    def _is_ours(self, found: int | None) -> bool:
+        value, doubtful = self._value, self._is_doubtful
+        self._is_doubtful = False
+        if value is None or not doubtful or found not in {value, value + 1}:
+            return value is None or found == value
+        self.was_stored, self._value = found != value, found
+        return True
+
+    def count(self, connection: sa.Connection) -> None:
+        """Count a transaction, as its last statement."""
+        assert self._value is not None  # noqa: S101 - there is no session without it
+        connection.execute(_SET, {"given": self._value + 1})
+
+    def counted(self) -> None:
+        """Note that the transaction was stored."""
+        assert self._value is not None  # noqa: S101
+        self._value += 1
+
+    def doubt(self) -> None:
+        """Note that it is not known whether the transaction was stored; the next session finds out."""
+        self._is_doubtful, self.was_stored = True, None
+
+
+_BITS: Final = 32
+_ROW: Final = counter.c.name == "epoch"
+_READ: Final = sa.select(counter.c.value).where(_ROW)
+_INSERT: Final = sa.insert(counter).values(name="epoch", value=sa.bindparam("given"))
+_SET: Final = sa.update(counter).where(_ROW).values(value=sa.bindparam("given"))
 
 
 def keep_short(connection: sa.Connection) -> None:

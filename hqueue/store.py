@@ -21,12 +21,19 @@ from hqueue import database, remote
 from hqueue.clock import Clock, SystemClock, to_ms
 from hqueue.config import Policy
 from hqueue.durability import Flusher, Reserve
-from hqueue.errors import PASSING, BrokenPromiseError, Kind, OutcomeUnknownError, StoreFullError, StoreUnavailableError
+from hqueue.errors import (
+    PASSING,
+    BrokenPromiseError,
+    HQueueError,
+    Kind,
+    OutcomeUnknownError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 from hqueue.failures import kind_of
 from hqueue.groupcommit import GroupCommit
 from hqueue.schema import counter
 from hqueue.session import (
-    SAVE_COUNTER,
     AwaitTick,
     Counters,
     DeleteLogs,
@@ -85,10 +92,10 @@ class FairLock:
                 self._held = False
 
 
-_EPOCH: Final = "epoch"
 _FRESH_S: Final = 3.0
 _DATABASES_CLOCK: Final = SystemClock()  # what the database goes by when it ends a session
 _PROVEN_S: Final = 5.0
+_LOOK_UP_S: Final = 8.0  # for a transaction of which nobody knows whether it was stored
 _PROOF: Final = "event"  # any row that is always there
 _TOUCH: Final = sa.update(counter).where(counter.c.name == sa.bindparam("counter_name")).values(value=counter.c.value)
 _DEFAULTS: Final = Policy()
@@ -129,8 +136,7 @@ class Store:
         self._shells: dict[str, int] = {}
         self._writer: sa.Connection | None = None
         self._used_at_s = 0.0
-        self._epoch: int | None = None
-        self._is_doubtful = False  # what is remembered: it is not known whether a transaction was stored
+        self._epoch = remote.Epoch()
         self._on_death = on_death
         self._broken = False  # a promise: nothing more is written, and the process ends
         self._latest: tuple[float, str] = (0.0, "")  # when a write was tried, and what came of it: "" is well
@@ -209,7 +215,7 @@ class Store:
                             )
                             yield session
                             session.finish()
-                            self._commit(transaction)
+                            self._commit(connection, transaction)
                     except (sa.exc.DBAPIError, *PASSING):
                         self._drop_writer()  # it may be half broken; the next transaction gets a new one
                         raise
@@ -217,10 +223,11 @@ class Store:
                 self._break(error)
                 raise OutcomeUnknownError from error
             except PASSING as error:
-                self._latest = self._clock.monotonic(), error.message
-                if isinstance(error, StoreFullError):
-                    self._reserve.give_up()
-                raise
+                if not (isinstance(error, OutcomeUnknownError) and self._was_stored()):
+                    self._latest = self._clock.monotonic(), error.message
+                    if isinstance(error, StoreFullError):
+                        self._reserve.give_up()
+                    raise
             self._latest = self._clock.monotonic(), ""
             instructions = session.committed()
         if instructions:
@@ -260,16 +267,36 @@ class Store:
             # Another server may have it by now.
             raise StoreUnavailableError("the store is closed: the server is stopping")
 
-    def _commit(self, transaction: sa.RootTransaction) -> None:
+    def _commit(self, connection: sa.Connection, transaction: sa.RootTransaction) -> None:
+        if self.is_local:
+            transaction.commit()
+            return
+        self._epoch.count(connection)
         try:
             transaction.commit()
         except sa.exc.DBAPIError as error:
-            if self.is_local or kind_of(error) is not Kind.AWAY:
+            if kind_of(error) not in {Kind.AWAY, Kind.UNKNOWN}:
                 raise
             # The database may have done it, and its answer was lost.
             log.warning("it is not known whether a transaction was stored: %s", error.orig)
-            self._is_doubtful = True
+            self._epoch.doubt()
             raise OutcomeUnknownError from error
+        self._epoch.counted()
+
+    def _was_stored(self) -> bool:
+        """Look up whether the transaction in doubt was stored; False when that cannot be told in time.
+
+        Errors: StoreUnavailableError: it was not.
+        """
+        until_s = _DATABASES_CLOCK.monotonic() + _LOOK_UP_S
+        while _DATABASES_CLOCK.monotonic() < until_s:
+            with contextlib.suppress(sa.exc.SQLAlchemyError, HQueueError):
+                self._writing_connection()
+                break
+            _DATABASES_CLOCK.wait(threading.Event(), 0.2)
+        if self._epoch.was_stored is False:
+            raise StoreUnavailableError
+        return bool(self._epoch.was_stored)
 
     def _break(self, error: BaseException) -> None:
         """Write nothing any more, and have the process ended: what was promised cannot be kept."""
@@ -348,24 +375,15 @@ class Store:
         return True
 
     def _begin_epoch(self, connection: sa.Connection) -> None:
-        """Raise the number of sessions that have written; where it is not ours, somebody else has written since."""
+        """Begin with a new session: what was remembered may be wrong."""
         if self.is_local:
             return  # the lock's file is held for as long as the process lives
         remote.keep_short(connection)
-        with connection.begin():
-            found = connection.execute(sa.select(counter.c.value).where(counter.c.name == _EPOCH)).scalar()
-            if found is None:
-                connection.execute(sa.insert(counter).values(name=_EPOCH, value=1))
-            else:
-                connection.execute(SAVE_COUNTER, {"counter_name": _EPOCH, "counter_value": found + 1})
-        before, self._epoch = self._epoch, (found or 0) + 1
-        if found == before and not self._is_doubtful:
-            return
+        was_other = self._epoch.begin(connection)
         self._counters = Counters()
         self._requirement_ids.clear()
         self._shells.clear()
-        self._is_doubtful = False
-        if before is not None and found != before:
+        if was_other:
             log.warning("another server has written to the store since; all that was remembered is read anew")
             self.on_forget()
 

@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, settings
 
 from hqueue import database
 from hqueue.config import Policy
+from hqueue.remote import Epoch
 from hqueue.schema import counter, incoming, metadata, resource
 from hqueue.store import Store
 from tests.fakes import FakeClock
@@ -258,7 +259,7 @@ class TestDatabase(SharedStore):
         store = self._renew(self._store, clock)
         with store._lock:  # a session of its own: the database ends one that was silent for some seconds
             store._drop_writer()
-            store._epoch = None
+            store._epoch = Epoch()
         with store.writing():
             pass
         return store

@@ -143,6 +143,7 @@ class TcpPath:
         self._pairs: list[_Pair] = []
         self._changed = threading.Condition()
         self._awaited: list[bytes] = []
+        self._before = self._refuses = False
         self.was_cut = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -151,8 +152,19 @@ class TcpPath:
 
         The answer is not passed on.
         """
+        self._cut_at(said, before=False)
+
+    def cut_before(self, *said: bytes) -> None:
+        """Cut the connection that says these things one after the other; the last is not passed on."""
+        self._cut_at(said, before=True)
+
+    def refuse(self, *, refused: bool = True) -> None:
+        """Take no new connections, or take them again."""
+        self._refuses = refused
+
+    def _cut_at(self, said: tuple[bytes, ...], *, before: bool) -> None:
         with self._changed:
-            self._awaited = list(said)
+            self._awaited, self._before = list(said), before
             self.was_cut.clear()
 
     def fall_silent(self) -> None:
@@ -174,6 +186,8 @@ class TcpPath:
         while True:
             try:
                 near, _ = self._listener.accept()
+                if self._refuses:
+                    raise ConnectionRefusedError
                 pair = _Pair(near, socket.create_connection(self._target))
             except OSError as error:
                 if error.errno in {errno.EBADF, errno.EINVAL}:
@@ -199,8 +213,8 @@ class TcpPath:
                     continue
                 if upwards and self._heard(pair, data):
                     pair.doomed = True
-                doomed = pair.doomed and not upwards
-            if doomed:  # the answer is there: what was asked for is done
+                doomed = pair.doomed and upwards is self._before
+            if doomed:  # on the way back the answer is there: what was asked for is done
                 pair.close()
                 self.was_cut.set()
                 return
