@@ -85,6 +85,42 @@ def test_a_full_log_folder_is_said_and_keeps_no_cpu(make_farm: Callable[..., Far
     assert proxy.getJobOutput(loud) == "ünïcode\n" * 100_000
 
 
+def test_what_has_ended_outlives_a_server_while_the_log_folder_is_full(
+    make_farm: Callable[..., Farm], disk: SmallDisk
+) -> None:
+    """The server forgets that it has ended, and is told again; the client keeps the rest."""
+    farm = make_farm({"eins": 1}, settings=f"job_logs_dir = {disk.path}/logs")
+    disk.fill()
+    (loud,) = farm.proxy().newjob(
+        {"name": "laut", "command": f"echo x >> {farm.folder}/ran; yes ünïcode | head -n 100000"}
+    )
+    eventually(lambda: waits_for_the_folder(farm, loud), "its output cannot be taken", 15)
+    assert complaints(farm) == 1
+    farm.server.kill()
+    farm.server.start()
+    eventually(lambda: waits_for_the_folder(farm, loud), "the client says again that it has ended", 15)
+    (quiet,) = farm.proxy().newjob({"name": "leise", "command": f"touch {farm.folder}/leise"})
+    eventually((farm.folder / "leise").exists, "the CPU of what has ended is free", 15)
+    assert complaints(farm) == 2  # once in each life of the server
+    disk.empty()
+    eventually(lambda: {status(farm, loud), status(farm, quiet)} == {"succeeded"}, "both end when there is room")
+    assert farm.proxy().getJobOutput(loud) == "ünïcode\n" * 100_000
+    assert [run["outcome"] for run in farm.proxy().getJobRuns(loud)] == ["exited"]
+    assert (farm.folder / "ran").read_text() == "x\n"
+    eventually(lambda: farm.proxy().getJob(loud, ["waitingFor"]) == {"waitingFor": ""}, "it waits for nothing")
+
+
+def waits_for_the_folder(farm: Farm, job_id: int) -> bool:
+    """Tell whether a job waits for the server to take its output."""
+    answer = outcome(lambda: farm.proxy().getJob(job_id, ["status", "waitingFor"]))
+    return not isinstance(answer, xmlrpc.client.Fault) and "take its output" in (answer["waitingFor"] or "")
+
+
+def complaints(farm: Farm) -> int:
+    """Return how often the server's log says that an ended run waits."""
+    return farm.server.log.read_text().count("Its command has ended and waits")
+
+
 def written(farm: Farm, spec: dict[str, Any]) -> Any:
     """Return the new ids; None while nothing can be stored."""
     answer = outcome(lambda: farm.proxy().newjob(spec))
