@@ -273,7 +273,7 @@ bulk_job = Table(
     metadata,
     Column("position", Id, primary_key=True),
     Column("bulk_id", Id, ForeignKey("bulk.id", ondelete="CASCADE"), nullable=False),
-    Column("job_id", BigInteger, nullable=False),
+    Column("job_id", BigInteger, nullable=False),  # 0 or below: no job, but a tree in which the action is at work
     Column("root_id", BigInteger, nullable=False),  # the job's, for younger actions to wait in its tree
     Column("state", String(16), nullable=False),
     # Its children up to this id have been looked at; below 0: it is to be changed itself.
