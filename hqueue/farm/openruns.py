@@ -115,12 +115,14 @@ class OpenRuns:
 
     def _finish(self, known: LiveRun, label: str, report: Report) -> int:
         """Put the last line under the output of a run, where all of it is there; return how many bytes there are."""
+        wanted = report.output_bytes
         length = self._logs.length(known.job_id, known.run_id)
-        if length >= report.output_bytes:
-            if report.output_bytes:
-                self._logs.sync(known.job_id, known.run_id)
-            self._logs.finish(known.job_id, known.run_id, partial(self._head, known, label), end_line(report))
-        return length
+        if length < wanted:
+            return length
+        if wanted:
+            self._logs.sync(known.job_id, known.run_id)
+        head = partial(self._head, known, label)
+        return self._logs.finish(known.job_id, known.run_id, head, end_line(report), least=wanted)
 
     def _head(self, known: LiveRun, label: str) -> str:
         what, known.assignment = known.assignment, None  # commands and environments are long, and written only once

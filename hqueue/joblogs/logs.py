@@ -56,6 +56,8 @@ class _Shelf:
     files: OrderedDict[tuple[int, int], RunFile] = field(default_factory=OrderedDict)
     # Unfinished runs whose file this process has looked through for what a power cut leaves.
     checked: set[tuple[int, int]] = field(default_factory=set)
+    # Files that a failed flush has left, and the length to which they are cut back before anybody uses them.
+    doubtful: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def put(self, key: tuple[int, int], file: RunFile, most: int) -> None:
         while len(self.files) >= most:
@@ -147,23 +149,33 @@ class JobLogs:
                         flush_folder(folder)
             except OSError:
                 # A failed fsync can make the kernel forget that the pages never got there: the next one would succeed.
-                with shelf.lock, contextlib.suppress(OSError):
+                with shelf.lock:
                     shelf.drop(key)
-                    os.ftruncate(fd, file.header_bytes + file.synced_bytes)
+                    shelf.doubtful[key] = file.header_bytes + file.synced_bytes
+                    with contextlib.suppress(OSError):
+                        self._cut_back(shelf, key)
                 raise
             finally:
                 os.close(fd)
             with shelf.lock:
                 file.synced_bytes, file.folders_synced = max(file.synced_bytes, written), True
 
-    def finish(self, job_id: int, run_id: int, header: Callable[[], str], end_line: str) -> None:
-        """Write the line about a run's end; does nothing where there is one. A run without output gets a log, too."""
+    def finish(self, job_id: int, run_id: int, header: Callable[[], str], end_line: str, *, least: int = 0) -> int:
+        """Write the line about a run's end, unless there is one; return how many bytes of output there are.
+
+        Where there are less than `least`, nothing is written: somebody has cut the output back meanwhile. A run without
+        output gets a log, too.
+        """
         shelf, key = self._shelf(job_id), (job_id, run_id)
         with shelf.lock, self._complaining(job_id, "written"):
-            file = self._find(shelf, key) or self._create(shelf, key, header)
-            file.finish(end_line)
-            shelf.drop(key)
-            shelf.checked.discard(key)
+            file = self._find(shelf, key)
+            length = 0 if file is None else file.output_bytes
+            if length >= least:
+                file = file or self._create(shelf, key, header)
+                file.finish(end_line)
+                shelf.drop(key)
+                shelf.checked.discard(key)
+            return length
 
     def delete(self, job_id: int) -> None:
         """Remove all logs of a job. Whoever is reading one gets what was left to read, or less."""
@@ -172,6 +184,7 @@ class JobLogs:
             for key in [key for key in shelf.files if key[0] == job_id]:
                 shelf.drop(key)
             shelf.checked -= {key for key in shelf.checked if key[0] == job_id}
+            shelf.doubtful = {key: length for key, length in shelf.doubtful.items() if key[0] != job_id}
         with self._complaining(job_id, "removed"), contextlib.suppress(FileNotFoundError):
             # Outside the lock: to remove a file of gigabytes takes its time.
             shutil.rmtree(self._folder(job_id))
@@ -245,6 +258,7 @@ class JobLogs:
             return file
         # Not open, or removed by somebody: then the client, which keeps all of it until the end, sends it again.
         shelf.drop(key)
+        self._cut_back(shelf, key)
         file = RunFile.open(self.path(*key), writing=True)
         if file is not None:
             shelf.put(key, file, self._open_per_shelf)
@@ -252,6 +266,13 @@ class JobLogs:
                 file.cut_zeros()
                 shelf.checked.add(key)
         return file
+
+    def _cut_back(self, shelf: _Shelf, key: tuple[int, int]) -> None:
+        length = shelf.doubtful.get(key)
+        if length is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.truncate(self.path(*key), length)
+            del shelf.doubtful[key]
 
     def _create(self, shelf: _Shelf, key: tuple[int, int], header: Callable[[], str]) -> RunFile:
         file = RunFile.create(self.path(*key), header())

@@ -323,6 +323,37 @@ class TestSync:
         logs.sync(JOB, RUN)
         assert whole(logs) == "012345"
 
+    def test_a_log_that_cannot_be_cut_back_is_not_relied_on(
+        self, logs: JobLogs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The kernel says only once that pages were lost: the next flush succeeds, without them."""
+
+        def failing(*_: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        logs.append(JOB, RUN, 0, b"012", header)
+        with monkeypatch.context() as broken:
+            for name in [*FLUSHES, "truncate", "ftruncate"]:
+                broken.setattr(os, name, failing)
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match="Input/output error"):
+                    logs.sync(JOB, RUN)
+            for name in FLUSHES:
+                broken.setattr(os, name, lambda _: None)
+            with pytest.raises(StoreUnavailableError, match="Input/output error"):
+                logs.sync(JOB, RUN)
+        assert logs.length(JOB, RUN) == 0
+        assert logs.append(JOB, RUN, 0, b"012", no_header) == 3
+        logs.sync(JOB, RUN)
+        assert whole(logs) == "012"
+
+    def test_what_was_cut_back_meanwhile_is_not_finished(self, logs: JobLogs) -> None:
+        logs.append(JOB, RUN, 0, b"012", header)
+        assert logs.finish(JOB, RUN, no_header, "exit 0", least=4) == 3
+        assert logs.append(JOB, RUN, 3, b"3", no_header) == 4
+        assert logs.finish(JOB, RUN, no_header, "exit 0", least=4) == 4
+        assert whole(logs) == "0123"
+
 
 class TestRead:
     def test_nothing_yet(self, logs: JobLogs) -> None:
