@@ -48,6 +48,10 @@ class _Call(Generic[S]):
     def run(self, session: S) -> None:
         self.result = self.function(session)
 
+    def waits_for_disk(self) -> bool:
+        """Tell whether the caller is told only once all is flushed."""
+        return self.durable and self.error is None
+
     def resolve(self, error: BaseException | None = None) -> None:
         """Tell the caller, with the error of the whole commit where there is one."""
         error = self.error or error
@@ -98,10 +102,10 @@ class GroupCommit(Generic[S]):
             # Not even begun: those who wait are told, instead of trying again at once for ever.
             _resolve_all(done or list(arrived), error)
             return
-        patient = [call for call in done if call.durable and call.error is None]
+        patient = [call for call in done if call.waits_for_disk()]
         if patient:
             self._when_durable(partial(_resolve_all, patient))
-        _resolve_all([call for call in done if call not in patient], None)
+        _resolve_all([call for call in done if not call.waits_for_disk()], None)
 
     def _run(self, session: S, arrived: Iterator[_Call[S]], done: list[_Call[S]]) -> None:
         started = self._clock.monotonic()

@@ -284,20 +284,11 @@ class Consumer(Service, Generic[T]):
 def _arrived(queue: SimpleQueue[Any], under_way: list[T]) -> Iterator[T]:
     """Yield the items under way, then what is in the queue by then, for as long as there is something."""
     yield under_way[0]
-    while (item := _next(queue)) is not _STOP:
-        under_way.append(item)
-        yield item
-
-
-def _next(queue: SimpleQueue[Any]) -> Any:
-    """Return the next item; at the end of those that arrived, and before the last word, say that there is none."""
-    try:
-        item = queue.get_nowait()
-    except Empty:
-        return _STOP
-    if item is _STOP:
+    with contextlib.suppress(Empty):
+        while (item := queue.get_nowait()) is not _STOP:
+            under_way.append(item)
+            yield item
         queue.put(_STOP)  # for the thread itself; nothing can be put behind it
-    return item
 
 
 def _drain(queue: SimpleQueue[Any]) -> list[Any]:
