@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.database import insert_rows, send
 from hqueue.errors import Kind, StoreFullError, StoreUnavailableError
 from hqueue.failures import kind_of
 from hqueue.schema import counter, event
@@ -114,12 +115,12 @@ class Session:
         written_events = self._written_events
         self._depth += 1
         name = f"part{self._depth}"  # one of its own: MariaDB forgets an outer one of the same name
-        self.connection.exec_driver_sql(f"SAVEPOINT {name}")
+        send(self.connection, f"SAVEPOINT {name}")
         try:
             yield
         except BaseException as error:
             try:
-                self.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
+                send(self.connection, f"ROLLBACK TO SAVEPOINT {name}")
             except sa.exc.DBAPIError:
                 # A full disk makes SQLite give up the whole transaction, with all that others wrote in it.
                 raise (StoreFullError if kind_of(error) is Kind.FULL else StoreUnavailableError) from error
@@ -130,7 +131,7 @@ class Session:
             raise
         finally:
             self._depth -= 1
-        self.connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+        send(self.connection, f"RELEASE SAVEPOINT {name}")
 
     def attempt(self, function: Callable[[], object]) -> Exception | None:
         """Do something that alone is undone when it raises; return the error.
@@ -151,7 +152,9 @@ class Session:
         fresh = self._events[self._written_events :]
         if fresh:
             first = self.allocate("event", len(fresh))
-            self.connection.execute(sa.insert(event), [row | {"seq": first + place} for place, row in enumerate(fresh)])
+            for seq, row in enumerate(fresh, first):
+                row["seq"] = seq
+            insert_rows(self.connection, event, fresh)
             self._written_events = len(self._events)
 
     def finish(self) -> None:
@@ -184,8 +187,9 @@ class Counters:
 
     def save(self, connection: sa.Connection) -> None:
         """Write what was taken."""
-        for name in self._unsaved:
-            connection.execute(SAVE_COUNTER, {"counter_name": name, "counter_value": self._values[name]})
+        if self._unsaved:
+            rows = [{"counter_name": name, "counter_value": self._values[name]} for name in self._unsaved]
+            connection.execute(SAVE_COUNTER, rows)
         self._unsaved.clear()
 
 

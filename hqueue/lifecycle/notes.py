@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from hqueue.database import insert_row, listed
+from hqueue.database import insert_row, insert_rows, listed
 from hqueue.schema import client, job, note, note_thread
 
 if TYPE_CHECKING:
@@ -60,12 +60,10 @@ def add_to_jobs(session: Session, texts: Mapping[int, str]) -> None:
     threads = _threads_of_jobs(session.connection, texts)
     fresh = [{"job_id": job_id, "client_id": None} for job_id in texts if job_id not in threads]
     if fresh:
-        session.connection.execute(sa.insert(note_thread), fresh)
+        insert_rows(session.connection, note_thread, fresh)
         threads = _threads_of_jobs(session.connection, texts)
-    session.connection.execute(
-        sa.insert(note),
-        [{"thread_id": threads[job_id], "at": session.now_ms, "text": text} for job_id, text in texts.items()],
-    )
+    rows = [{"thread_id": threads[job_id], "at": session.now_ms, "text": text} for job_id, text in texts.items()]
+    insert_rows(session.connection, note, rows)
 
 
 def _threads_of_jobs(connection: sa.Connection, job_ids: Iterable[int]) -> dict[int, int]:

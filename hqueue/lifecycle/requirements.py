@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.database import insert_row, listed
+from hqueue.database import insert_row, insert_rows, listed
 from hqueue.matching import ClientFacts, Requirement, os_of, would_do
 from hqueue.schema import client, client_group, client_group_member, job_row, requirement
 
@@ -42,7 +42,7 @@ def give(session: Session, wanted: Mapping[int, Requirement]) -> None:
     known = _by_digest(session, digests.values())
     fresh = [{"digest": digest, "spec_json": texts[each]} for each, digest in digests.items() if digest not in known]
     if fresh:
-        session.connection.execute(sa.insert(requirement), fresh)
+        insert_rows(session.connection, requirement, fresh)
         known = _by_digest(session, digests.values())
     session.connection.execute(
         _GIVE, [{"key_id": job_id, "right": known[digests[each]]} for job_id, each in wanted.items()]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
-from hqueue.database import listed
+from hqueue.database import insert_rows, listed
 from hqueue.schema import client, job, reservation, run
 from hqueue.store import WakeScheduler
 
@@ -22,7 +22,7 @@ def reserve(session: Session, others: Mapping[int, Sequence[int]]) -> None:
     """Take further clients for runs, given by the run's id."""
     rows = [{"run_id": key, "client_id": each} for key, client_ids in others.items() for each in client_ids]
     if rows:
-        session.connection.execute(sa.insert(reservation), rows)
+        insert_rows(session.connection, reservation, rows)
 
 
 def release_client(session: Session, client_id: int, why: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.config import client_label
-from hqueue.database import listed
+from hqueue.database import insert_rows, listed
 from hqueue.lifecycle import blocklist, notes, refusals, reservations, troubles
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.runrows import RunRow, abandon, current, fence, open_runs
@@ -49,7 +49,6 @@ _CLOSE: Final = (
         },
     )
 )
-_INSERT: Final = sa.insert(run)
 _LABELS: Final = sa.select(client.c.id, client.c.hostname, client.c.name).where(
     client.c.id.in_(listed("clients")),
 )
@@ -127,7 +126,7 @@ def assign(session: Session, placements: Sequence[Placement]) -> int:
                 "message": "",
             },
         )
-    session.connection.execute(_INSERT, rows)
+    insert_rows(session.connection, run, rows)
     reservations.reserve(session, {run_ids[each.job_id]: each.others for each in given if each.others})
     apply(session, JobEvent.ASSIGNED, list(run_ids), Cause(run_ids=run_ids, messages=messages))
     for client_id in dict.fromkeys(each.client_id for each in given):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.database import listed
+from hqueue.database import insert_rows, listed
 from hqueue.lifecycle.spreading import Change
 from hqueue.schema import bulk, bulk_job, job, job_edge
 
@@ -76,7 +76,7 @@ def note_jobs(
     fresh = [job_id for job_id in job_ids if job_id not in known]
     rows = [{"job_id": job_id, "root_id": roots.get(job_id, job_id), **same} for job_id in fresh]
     if rows:
-        connection.execute(sa.insert(bulk_job), rows)
+        insert_rows(connection, bulk_job, rows)
 
 
 def note_roots(connection: sa.Connection, bulk_id: int, roots: Iterable[int]) -> None:
@@ -84,7 +84,7 @@ def note_roots(connection: sa.Connection, bulk_id: int, roots: Iterable[int]) ->
     same = {"bulk_id": bulk_id, "state": _ABOVE, "child_cursor": 0}
     rows = [{"job_id": -root_id, "root_id": root_id, **same} for root_id in roots]
     if rows:
-        connection.execute(sa.insert(bulk_job), rows)
+        insert_rows(connection, bulk_job, rows)
 
 
 def next_action(connection: sa.Connection) -> Any:

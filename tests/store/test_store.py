@@ -496,9 +496,13 @@ def test_an_error_without_a_number_is_of_the_connection_where_there_is_none() ->
 
 
 def _kill_connections(store: Store, backend: str) -> None:
-    """End every connection of this database but the one that says so, as a restart of the database does."""
     with store.writing() as session:  # so that it has one to lose
         session.connection.exec_driver_sql("SELECT 1")
+    _end_sessions(store, backend)
+
+
+def _end_sessions(store: Store, backend: str) -> None:
+    """End every connection of this database but the one that says so, as a restart of the database does."""
     engine = sa.create_engine(store.engine.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         if backend == "postgresql":
@@ -514,6 +518,26 @@ def _kill_connections(store: Store, backend: str) -> None:
             for number in list(rows):
                 connection.exec_driver_sql(f"KILL {number}")
     engine.dispose()
+
+
+def test_a_statement_sent_as_it_is_fails_as_others_do(store: Store) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as failed, store.writing() as session:
+        database.send(session.connection, "RELEASE SAVEPOINT nirgends")
+    assert kind_of(failed.value) is Kind.BAD_ITEM
+
+
+@over_the_network
+def test_a_statement_sent_as_it_is_tells_of_a_lost_connection(store: Store, backend: str) -> None:
+    def lose(session: Session) -> None:
+        add_group(session, "weg")
+        _end_sessions(store, backend)
+        with pytest.raises(sa.exc.DBAPIError) as lost:
+            database.send(session.connection, "SAVEPOINT teil")
+        assert lost.value.connection_invalidated
+        raise lost.value
+
+    with pytest.raises(StoreUnavailableError):
+        store.write_soon(lose).result(PATIENCE_S)
 
 
 class TestOneServer:
