@@ -253,14 +253,14 @@ class Consumer(Service, Generic[T]):
             del under_way  # and with it a body of tens of megabytes, while this thread waits for the next
 
     def _handle(self, life: _Life, under_way: list[T]) -> None:
-        if self._group is not None:
-            self._group(_arrived(life.queue, under_way))
-        elif self._each is not None:
+        if self._each is not None:
             try:
                 self._each(under_way[0])
             except Exception:
                 log.exception("%s could not handle one item", self.name)
                 self._fail(under_way, InternalError())
+        elif self._group is not None:
+            self._group(_arrived(life.queue, under_way))
 
     def _interrupt(self, life: _Life) -> None:
         if not self._finish:

@@ -224,7 +224,7 @@ class Connection:
             elif not self.busy and not self._outbox:
                 self.advance()
         elif not self._leaving:
-            if not self._outbox:
+            if self._receiving and not self._outbox:
                 self._move(len(data))
             self._inbox = self._inbox + data if self._inbox else data
             if not self.busy and not self._outbox:

@@ -80,8 +80,9 @@ class MethodTable:
         method = self._methods.get(name)
         if method is None or method.is_big(params):
             return method is not None
-        calls = params[0] if name == "system.multicall" and params and isinstance(params[0], list) else ()
-        return any(inner != name and self.is_big(inner, given) for inner, given in map(read_call, calls))
+        if name != "system.multicall" or not params or not isinstance(params[0], list):
+            return False
+        return any(inner != name and self.is_big(inner, given) for inner, given in map(read_call, params[0]))
 
     def dispatch(self, name: str, params: Iterable[Any], peer: str = "127.0.0.1") -> Any:
         """Call a method and return its value, or the Future it returned.

@@ -49,8 +49,12 @@ class _Request:
     def __init__(self, connection: Connection, head: Head) -> None:
         self.connection = connection
         self.head = head
-        self.task: Callable[[], None] = lambda: None
+        self.task: Callable[[], None] = _nothing
         self.answered = False
+
+
+def _nothing() -> None:
+    """Stand for a task that was not given yet."""
 
 
 class RequestHandler:
@@ -188,7 +192,7 @@ class RequestHandler:
     def _deliver(self, request: _Request, pieces: list[bytes]) -> None:
         """Send an XML answer; called on whichever thread has it."""
         head = request.head
-        size = sum(map(len, pieces))
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         gzipped = head.accepts_gzip and size >= self._host.limits.gzip_min_bytes and not self._host.on_loop()
         if gzipped:
             pieces = http.gzip_pieces(pieces)

@@ -207,7 +207,7 @@ class FarmServer(SimpleXMLRPCServer):
         connection.advance()
 
     def _answer(self, connection: Connection, pieces: list[bytes], keep: bool) -> None:
-        size = sum(map(len, pieces))
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         if size > room.SMALL_BYTES:
             while self.unsent + size > self.limits.max_unsent_bytes:
                 slow = room.slowest_reader(self._connections, self.now)
