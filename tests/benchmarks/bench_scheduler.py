@@ -17,7 +17,7 @@ from hqueue import database
 from hqueue.clock import SystemClock
 from hqueue.lifecycle.requirements import requirement_id
 from hqueue.matching import Candidate, ClientFacts, ClientView, Condition, FitTable, Requirement, Units, plan
-from hqueue.schema import client, counter, job, job_row, job_spec
+from hqueue.schema import client, counter, job_row, job_spec
 from hqueue.schema import run as run_table
 from hqueue.store import Store
 from tests.benchmarks.rows import Row
@@ -124,7 +124,7 @@ class Farm:
         rows = [_client(number, machine.cpus) for number, machine in enumerate(self.machines, 1)]
         session.connection.execute(sa.insert(client), rows)
         keys = [requirement_id(session, each) for each in mixed(kinds)]
-        columns = _columns(job)
+        columns = _columns(job_row)
         for start in range(0, jobs, 10_000):
             numbers = range(start + 1, min(start + 10_000, jobs) + 1)
             roots = [number - (number - 1) % 5 for number in numbers]
