@@ -182,6 +182,8 @@ class Oracle:
             able = self.able(farm, kind)
             free = [node for node in able if use.has_room(kind, node) and node.id not in held]
             free = use.best_supplied(kind, [node for node in free if use.has_units(kind, [node], kept)])
+            if len(kind.out) >= REFUSALS:
+                yield f"job {rank[2]} goes on, but {len(kind.out)} clients said that they cannot run it"
             if row is None:
                 yield from self._waits_rightly(rank[2], kind, use, free, kept)
                 continue
@@ -194,8 +196,6 @@ class Oracle:
         if len(free) >= least and use.has_units(kind, free[:least], kept):
             names = ", ".join(node.hostname for node in free)
             yield f"job {job_id} {kind.spec} waits, but {names} had room when it was its turn"
-        if len(kind.out) >= REFUSALS:
-            yield f"job {job_id} waits, but {len(kind.out)} clients said that they cannot run it"
 
     def _placed_rightly(
         self, row: dict[str, Any], kind: Kind, use: Use, able: list[Node], free: list[Node], kept: Counter[str]

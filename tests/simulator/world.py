@@ -88,6 +88,8 @@ class Kind:
     root: int = 0
     starts: int = 0
     out: set[int] = field(default_factory=set)  # clients that cannot run it, and said so
+    fails: float = 0.0  # how likely a run of it fails, more than others do
+    is_unfit: bool = False  # no client can run it
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a property."""
@@ -115,7 +117,8 @@ class World:
         self.longest_s = self.chance.choice([20, 60, 200])
         self.calm = False  # nothing fails any more
         self.broken = 1 if seed % 5 == 3 else 0  # a client on which most jobs fail
-        for number in range(self.chance.randint(2, 7)):
+        self.is_troubled = seed % 4 == 2  # clients are blocked for scenes, and asked in vain
+        for number in range(max(self.chance.randint(2, 7), 4 if self.is_troubled else 0)):
             self.add_node(number)
         for name, per_machine in (("nuke", False), ("render", True)):
             self.maxima[name] = (self.chance.randint(1, 4), per_machine)
@@ -243,6 +246,9 @@ class World:
         lasts_s = self.chance.uniform(1, self.longest_s)
         if node.id == self.broken and not self.calm and self.chance.random() < 0.8:
             return Held(job_id, self.now_s + min(lasts_s, 10), "exited badly")
+        kind = self.jobs[job_id]
+        if (kind.is_unfit or (kind.fails and self.chance.random() < kind.fails)) and not self.calm:
+            return Held(job_id, self.now_s + min(lasts_s, 10), "unfit" if kind.is_unfit else "exited badly")
         ends = ["exited well"] * 17 + (
             [] if self.calm else ["exited badly", "exited badly", "refused", "unfit", "lost"]
         )
@@ -321,14 +327,24 @@ class World:
         kind = self.kind()
         kinds = [Kind(kind.spec, kind.allows) for _ in range(self.chance.randint(1, 6))]
         if self.chance.random() < 0.5:
-            parent = Kind({"name": "Szene"}, lambda _: True)
-            # Submitted together: a job without children would be done before they come.
-            ids = self.farm.submit(parent.spec | {"children": [each.spec for each in kinds]})
-            for job_id, each in zip(ids, [parent, *kinds], strict=True):
-                each.root = ids[0]
-                self.jobs[job_id] = each
+            self._submit_scene(kinds)
         else:
             self.submit(*kinds)
+
+    def happen_troubled_scene(self) -> None:
+        """Submit a scene whose frames fail so often that clients are blocked for it, with some that nobody can run."""
+        frame = {"name": "Bild", "command": "x", "triesLeft": 3}
+        fails = self.chance.choice([0.5, 0.8])
+        kinds = [Kind(frame, lambda _: True, fails=fails) for _ in range(self.chance.randint(6, 12))]
+        self._submit_scene([Kind(frame, lambda _: True, is_unfit=True), *kinds])
+
+    def _submit_scene(self, kinds: list[Kind]) -> None:
+        """Submit jobs below one, all together: a job without children would be done before they come."""
+        parent = Kind({"name": "Szene"}, lambda _: True)
+        ids = self.farm.submit(parent.spec | {"children": [each.spec for each in kinds]})
+        for job_id, each in zip(ids, [parent, *kinds], strict=True):
+            each.root = ids[0]
+            self.jobs[job_id] = each
 
     def happen_late_frame(self) -> None:
         """Submit a frame below a scene that is there."""
