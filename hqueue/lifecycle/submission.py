@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from hqueue.database import listed
+from hqueue.database import insert_rows, listed
 from hqueue.jobspec import children_first
 from hqueue.lifecycle import blocklist, properties, repeats, trees
 from hqueue.lifecycle.bulk import fall_under
@@ -134,10 +134,10 @@ class Submission:
             edges += self._edges_of[index]
             if index:
                 self._record(session, index, jobs=0)
-        session.connection.execute(sa.insert(job_row), job_rows)
-        session.connection.execute(sa.insert(job_spec), spec_rows)
+        insert_rows(session.connection, job_row, job_rows)
+        insert_rows(session.connection, job_spec, spec_rows)
         if edges:
-            session.connection.execute(sa.insert(job_edge), edges)
+            insert_rows(session.connection, job_edge, edges)
 
     def _record(self, session: Session, index: int, *, jobs: int) -> None:
         job_id, status = self.ids[index], self._statuses[index]
