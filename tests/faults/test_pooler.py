@@ -33,24 +33,34 @@ class Pooler:
     def __init__(self, connect: Callable[[], Any], leaves: Callable[[bytes], bool]) -> None:
         self._connect = connect
         self._leaves = leaves
-        self._opened = contextlib.ExitStack()
-        self._listener = self._opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._nears: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
 
     def close(self) -> None:
-        """End it and all its connections."""
+        """End it, all its connections and their sessions."""
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._opened.close()
+        self._threads[0].join()
+        self._listener.close()
+        for near in self._nears:
+            with contextlib.suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                near = self._opened.enter_context(self._listener.accept()[0])
-                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+                near, _ = self._listener.accept()
+                self._nears.append(near)
+                self._threads.append(threading.Thread(target=self._serve, args=(near,)))
+                self._threads[-1].start()
 
     def _serve(self, near: socket.socket) -> None:
         with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+            opened.enter_context(near)
             sessions = [opened.enter_context(contextlib.closing(self._connect())) for _ in range(2)]
             fars = [opened.enter_context(socket.socket(fileno=os.dup(each.fileno()))) for each in sessions]
             for far in fars:
