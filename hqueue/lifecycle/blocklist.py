@@ -198,13 +198,13 @@ def _forget_of_roots(session: Session, roots: Sequence[int], *which: sa.ColumnEl
 def step(session: Session) -> bool:
     """Do what is next for roots with pending failures; tell whether there was anything to do.
 
-    Many are counted, and some jobs of one are moved: most failures block nothing, and then nobody waits for anything.
+    Many are counted, and some jobs are moved: most failures block nothing, and then nobody waits for anything.
     Writes: root_block, the requirements of a root's unsettled jobs, the root's log.
     """
     query = sa.select(root_block).where(root_block.c.pending).order_by(root_block.c.root_id).limit(_MOST_COUNTED)
     rows = session.connection.execute(query).all()
     counted = _over(session, [row.root_id for row in rows if row.recount])
-    moved = False
+    room = STEP
     done: list[int] = []
     for row in rows:
         blocked, moved_to = tuple(json.loads(row.blocked_json)), row.moved_to
@@ -213,9 +213,9 @@ def step(session: Session) -> bool:
             if before != blocked:
                 _tell(session, row.root_id, sorted(set(blocked) - set(before)))
                 moved_to = 0
-        if moved_to is not None and not moved:
-            moved_to = _move(session, row.root_id, blocked, moved_to)
-            moved = True
+        if moved_to is not None and room:
+            moved_to, looked_at = _move(session, row.root_id, blocked, moved_to, room)
+            room -= looked_at
         if moved_to is None and not blocked:
             done.append(row.root_id)
             continue
@@ -293,9 +293,10 @@ def _tell(session: Session, root_id: int, client_ids: list[int]) -> None:
         notes.add(session, text, job_id=root_id)
 
 
-def _move(session: Session, root_id: int, blocked: tuple[int, ...], after: int) -> int | None:
-    """Give some of a root's jobs requirements that name its blocked clients; return how far that got, None at the end.
+def _move(session: Session, root_id: int, blocked: tuple[int, ...], after: int, most: int) -> tuple[int | None, int]:
+    """Give some of a root's jobs requirements that name its blocked clients.
 
+    Returns how far that got, None at the end, and how many jobs were looked at.
     Settled ones are left alone: they are looked at again when they are rescheduled.
     """
     connection = session.connection
@@ -304,10 +305,10 @@ def _move(session: Session, root_id: int, blocked: tuple[int, ...], after: int) 
         .join(requirement, requirement.c.id == job.c.requirement_id)
         .where(job.c.root_id == root_id, job.c.id > after)
         .order_by(job.c.id)
-        .limit(STEP)
+        .limit(most)
     )
     rows = connection.execute(query).all()
     needs = {row.id: read_requirement(row.spec_json) for row in rows if row.status not in SETTLED}
     give(session, {key: replace(each, blocked=blocked) for key, each in needs.items() if each.blocked != blocked})
     session.after_commit(WakeScheduler())
-    return rows[-1].id if len(rows) == STEP else None
+    return rows[-1].id if len(rows) == most else None, len(rows)

@@ -17,6 +17,7 @@ FAILED_ONCE = {
     5: "a licence per machine was kept for a job that no client would have taken",
     347: "a client that others had left less idle meanwhile was not the first that a rescued job was given",
     39: "a failure that blocked nothing made its job miss a tick when another root's jobs had failed too",
+    113: "one root's jobs moved in a tick, and what came behind another root's took their place",
 }
 # 0 and 4 are endless streams.
 SEEDS = [0, *FAILED_ONCE, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3, 4, 6, 7))]
