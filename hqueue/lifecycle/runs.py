@@ -202,7 +202,8 @@ def _tell_job(session: Session, row: RunRow, report: Report, fault: Fault | None
     )
     event = _event(report)
     apply(session, event, [row.job_id], cause)
-    if report.outcome in {EXITED, KILLED}:
+    # One that was killed before its command began says nothing of the shell.
+    if report.outcome == EXITED or (report.outcome == KILLED and (row.started_at or report.seconds)):
         refusals.note_shells(session, [row.job_id])
     if event is JobEvent.EXITED_BADLY:
         blocklist.count_failure(session, row.job_id, row.client_id)

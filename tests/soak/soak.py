@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 USERS = 20
 CLIENTS = {"eins": 2, "zwei": 2, "drei": 2, "vier": 3}
-CALM_S = 150.0
+# Longer than a client rests at the most.
+CALM_S = 400.0
 # A command that is told to die is given this long, twice (hqserver.ini: kill_grace_s); the rest is a busy machine.
 DYING_S = 2 * HEARTBEAT_S + 2 * 1.0 + 5.0
 # How much more the server may have at the end than at its beginning.

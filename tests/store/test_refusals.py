@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from hqueue.lifecycle.bulk import Action
 from hqueue.lifecycle.refusals import LONGEST_REST_MS
+from hqueue.protocol import Listed
 from hqueue.schema import client
 from tests.store.scheduling import explained, started, tick
 from tests.storefarm import StoreFarm, settings
@@ -151,6 +152,18 @@ class TestTheMachines:
         refuse(bad, job_id, **NO_SHELL)
         assert (farm.client(bad.id).refused_until > 0) is (whose == "machine")
         assert farm.status(job_id) == "runnable"
+
+    def test_a_shell_of_a_job_that_is_killed_before_its_command_begins(self, farm: StoreFarm) -> None:
+        """Nobody has run it, so no machine is at fault for the next one."""
+        machine = farm.machine()
+        machine.listing = lambda: [Listed(token, "running", 0, 0.0, None, None) for token in machine.held]
+        killed, job_id = farm.add(shell="zsh"), farm.add(shell="zsh")
+        farm.tick()
+        machine.beat()
+        machine.report(machine.token(killed), "killed", seconds=0.0, kill_reason="cancelled")
+        refuse(machine, job_id, **NO_SHELL)
+        assert farm.status(job_id) == "failed"
+        assert farm.client(machine.id).refusals == 0
 
     def test_a_shell_that_runs_at_this_moment(self, farm: StoreFarm) -> None:
         good, bad = farm.machine("farm-a", 1), farm.machine("farm-b", 1)
