@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from hqueue.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_STDERR: Final = 2
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130  # what a shell reports for Ctrl-C
@@ -128,7 +130,11 @@ def _silence_stdout() -> None:
 
 
 def log_to_stderr(*, debug: bool = False) -> None:
-    """Send the program's log lines to stderr, where init systems and terminals expect them."""
+    """Send the program's log lines to stderr, where init systems and terminals expect them.
+
+    A crash in a library's own code says there, too, what each thread was doing.
+    """
+    faulthandler.enable(_STDERR)
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if debug else logging.INFO,

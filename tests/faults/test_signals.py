@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.farm import PATIENCE_S, Farm
+from tests.farm import PATIENCE_S, Farm, running_farm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,3 +33,12 @@ def test_servers_that_are_told_to_end_as_soon_as_they_are_ready(tmp_path: Path) 
     finally:
         for farm in farms:
             farm.close()
+
+
+def test_a_crash_says_what_each_thread_was_doing(tmp_path: Path) -> None:
+    with running_farm(tmp_path, {}) as farm:
+        farm.server.signal(signal.SIGSEGV)
+        assert farm.server.wait() == -signal.SIGSEGV
+        said = farm.server.log.read_text()
+    assert "Segmentation fault" in said
+    assert "service.py" in said
