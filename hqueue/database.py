@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import logging
+import shutil
 import sqlite3
 from operator import itemgetter
 from pathlib import Path
@@ -319,8 +320,12 @@ def sqlite_path(engine: sa.Engine) -> Path | None:
     return Path(database)
 
 
-def checkpoint(engine: sa.Engine) -> None:
-    """Carry SQLite's write-ahead log over into the database file; nothing to do on other databases."""
+def checkpoint(engine: sa.Engine, *, if_it_fits: bool = False) -> None:
+    """Carry SQLite's write-ahead log over into the database file; nothing to do on other databases.
+
+    if_it_fits: only where the disk has room for all that the file grows by. A part of that would help nobody, and take
+    the room that heartbeats and cancelling need on a full disk.
+    """
     path = sqlite_path(engine)
     if path is None:
         return
@@ -331,10 +336,18 @@ def checkpoint(engine: sa.Engine) -> None:
         # A TRUNCATE that waits for a reader holds up every writer: try, and leave it for the next time.
         cursor.execute("PRAGMA busy_timeout=0")
         try:
+            if if_it_fits and _growth(cursor, path) > shutil.disk_usage(path.parent).free:
+                return
             cursor.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if large else 'PASSIVE'})")
         finally:
             cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
             cursor.close()
+
+
+def _growth(cursor: Any, path: Path) -> int:
+    """Return by how many bytes a SQLite file grows when its log is carried over."""
+    pages, page_bytes = (cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    return int(pages * page_bytes) - path.stat().st_size
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:

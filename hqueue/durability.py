@@ -135,21 +135,21 @@ class Reserve:
 
     def __init__(self, path: Path | None) -> None:
         self._path = None if path is None else path.with_name(f"{path.name}-reserve")
-        self._is_there = False
+        self.is_there = False
         self.is_given_up = False
 
     def give_up(self) -> None:
         """Let what is urgent have the room."""
         if self._path is None or self.is_given_up:
             return
-        self.is_given_up, self._is_there = True, False
+        self.is_given_up, self.is_there = True, False
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
         log.error("the disk of the store is full: nothing new is taken until there is room; %s is given up", self._path)
 
     def renew(self) -> None:
         """Make the file where it is not there, if the disk has room for that and as much again."""
-        if self._path is None or self._is_there:
+        if self._path is None or self.is_there:
             return
         try:
             if shutil.disk_usage(self._path.parent).free < 2 * _RESERVE_BYTES:
@@ -161,7 +161,7 @@ class Reserve:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
             return
-        self._is_there = True
+        self.is_there = True
         if self.is_given_up:
             self.is_given_up = False
             log.warning("the disk of the store has room again")

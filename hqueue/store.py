@@ -344,7 +344,7 @@ class Store:
     def checkpoint(self) -> None:
         """Keep SQLite's write-ahead log small; to be called every few seconds."""
         if not self._broken:
-            database.checkpoint(self.engine)
+            database.checkpoint(self.engine, if_it_fits=not self._reserve.is_there)
 
     def _writing_connection(self) -> sa.Connection:
         if self._writer is not None and not self._still_there(self._writer):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shutil
 import sqlite3
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -747,6 +749,22 @@ class TestSQLite:
             sqlite_store.checkpoint()  # a reader is in the way: left for the next time
         sqlite_store.checkpoint()
         assert wal.stat().st_size == 0
+
+    @pytest.mark.parametrize("free_bytes", [0, 1 << 30])
+    def test_a_full_disk_keeps_the_room_of_the_reserve(
+        self, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch, free_bytes: int
+    ) -> None:
+        """A checkpoint that could only be carried out in part takes what heartbeats and cancelling need."""
+        path = database.sqlite_path(sqlite_store.engine)
+        assert path is not None
+        for n in range(50):
+            with sqlite_store.writing() as session:
+                add_group(session, f"{n}" * 5_000)
+        sqlite_store._reserve.give_up()
+        size = path.stat().st_size
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+        sqlite_store.checkpoint()
+        assert (path.stat().st_size > size) is (free_bytes > 0)
 
 
 def test_chunks_cover_everything_once() -> None:
