@@ -177,6 +177,7 @@ class Assignment(Message):
     tags: list[str] = []
     cpus: Count = 1
     root_id: Long = 0  # 0: from a server that does not say it
+    hook: Short = ""  # its name, where the command is a hook of the job
 
 
 class Wish(Message):

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hqueue.config import client_label
 from hqueue.database import listed
 from hqueue.errors import PASSING
-from hqueue.lifecycle import blocklist
+from hqueue.lifecycle import blocklist, hooks
 from hqueue.lifecycle.refusals import cap_rests
 from hqueue.lifecycle.runs import Placement, assign, lose_client
 from hqueue.lifecycle.status import apply
@@ -24,7 +24,7 @@ from hqueue.schema import client, job, run
 from hqueue.states import Cause, JobEvent, JobStatus
 from hqueue.store import chunks
 from hqueue.views.farmview import run_times
-from hqueue.waiting import ABANDONED, Abandoned, Firsts
+from hqueue.waiting import ABANDONED, Abandoned, Firsts, WaitingHooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +66,7 @@ class Scheduler:
         self._fits = FitTable()
         self._firsts = Firsts(int(config.hold_after_s * 1000))
         self._abandoned = Abandoned(config.rescue_abandoned_minutes * 60)
+        self._hooks = WaitingHooks(farm)
         self._waiting: list[Future[None]] = []
         self._released = False
         self._mutex = threading.Lock()
@@ -97,6 +98,7 @@ class Scheduler:
         counts = TickCounts()
         try:
             self._supervise(counts)
+            self._start_hooks()
             counts.assigned = self._assign()
         finally:
             for future in waiting:
@@ -159,6 +161,15 @@ class Scheduler:
             log.exception("an item of the tick failed and is left for the next one")
             return False
         return True
+
+    def _start_hooks(self) -> None:
+        """Give hooks to clients, and give up those that no client could take for too long."""
+        with self.store.reading() as connection:
+            starts, given_up = self._hooks.look(connection, self.clock.monotonic())
+        if starts:
+            self._safely(partial(hooks.start, starts=starts))
+        if given_up:
+            self._safely(partial(hooks.give_up, hook_ids=given_up))
 
     def _assign(self) -> int:
         """Place what can be placed: one snapshot, a pure plan, one transaction that checks what it assumed."""

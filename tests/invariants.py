@@ -18,6 +18,7 @@ from hqueue.schema import (
     client,
     counter,
     event,
+    hook,
     job,
     job_edge,
     job_spec,
@@ -60,6 +61,7 @@ class Snapshot:
             if each.outcome == "exited":
                 self.ran_ms[each.job_id] = int((each.seconds or 0) * 1000)
         self.clients = rows(client, "id")
+        self.hooks = rows(hook, "run_id")
         self.requirements = {key: Requirement.from_json(row.spec_json) for key, row in rows(requirement, "id").items()}
         self.resources = {row.name: row for row in connection.execute(sa.select(resource))}
         self.blocks = rows(root_block, "root_id")
@@ -195,14 +197,19 @@ class Snapshot:
         is_open = row.closed_at is None
         if is_open != (row.open_job_id is not None):
             yield f"closed_at is {row.closed_at}, open_job_id {row.open_job_id}"
-        if row.open_job_id not in {None, row.job_id}:
+        if row.open_job_id not in {None, -row.id if row.hook else row.job_id}:
             yield f"open_job_id is {row.open_job_id}"
         if row.fenced and is_open:
             yield "it is fenced, but open"
         if is_open != (row.outcome == ""):
             yield f"its outcome is {row.outcome!r}, closed_at {row.closed_at}"
         owner = self.jobs.get(row.job_id)
-        if (is_open or row.fenced) and row.wish != "die" and (owner is None or owner.run_id != row.id):
+        if row.hook and is_open and row.wish != "die" and row.id not in self.hooks:
+            yield f"nobody waits for the end of {row.hook}"
+        if row.hook and not is_open and row.id in self.hooks:
+            yield f"it is closed, but {row.hook} is said to run"
+        useless = not row.hook and (owner is None or owner.run_id != row.id)
+        if (is_open or row.fenced) and row.wish != "die" and useless:
             yield f"no job's current one, and told to {row.wish}"
         if row.wish_confirmed > row.wish_number:
             yield f"wish {row.wish_confirmed} of {row.wish_number} is confirmed"
@@ -222,7 +229,7 @@ class Snapshot:
         return alive + [self.runs[run_id] for run_id in self.reserved[client_id]]
 
     def _capacity(self, client_id: int) -> Iterator[str]:
-        alive = self.on_client(client_id)
+        alive = [row for row in self.on_client(client_id) if not row.hook]
         used = sum(row.cpus for row in alive)
         if used > self.clients[client_id].cpus:
             yield f"{used} of {self.clients[client_id].cpus} CPUs are in use"
@@ -245,7 +252,7 @@ class Snapshot:
         for name, value in highest.items():
             if self.counters[name] < value:
                 yield f"counter {name} is {self.counters[name]}, but {value} was given out"
-        attempts = Counter((row.job_id, row.attempt) for row in self.runs.values())
+        attempts = Counter((row.job_id, row.attempt) for row in self.runs.values() if not row.hook)
         for (job_id, attempt), count in attempts.items():
             if count > 1:
                 yield f"job {job_id}: {count} runs are its attempt {attempt}"

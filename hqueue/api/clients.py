@@ -113,7 +113,7 @@ class Clients(Chapter):
         query = (
             sa.select(run.c.job_id)
             .join(job, job.c.id == run.c.job_id)
-            .where(run.c.client_id == key, run.c.closed_at.is_not(None))
+            .where(run.c.client_id == key, run.c.closed_at.is_not(None), run.c.hook == "")
             .order_by(run.c.closed_at.desc(), run.c.id.desc())
         )
         with self._store.reading() as connection:

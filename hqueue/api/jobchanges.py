@@ -15,7 +15,8 @@ from hqueue.database import listed
 from hqueue.errors import InvalidArgumentError, JobStateError, UnknownJobError
 from hqueue.lifecycle import blocklist
 from hqueue.lifecycle.bulk import spread
-from hqueue.lifecycle.properties import PROPERTIES, Part, hooks_json, values_of
+from hqueue.lifecycle.hooks import field_of
+from hqueue.lifecycle.properties import PROPERTIES, Part, hooks_json, values_of, watch
 from hqueue.lifecycle.requirements import read_requirement, requirement_id
 from hqueue.lifecycle.spreading import Change, set_priority
 from hqueue.lifecycle.status import count_in
@@ -24,6 +25,7 @@ from hqueue.matching import Condition, conditions_as_dicts, conditions_from
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job, job_row, job_spec, requirement
+from hqueue.states import Hook
 from hqueue.store import WakeScheduler
 
 if TYPE_CHECKING:
@@ -176,6 +178,9 @@ class JobChanges(Chapter):
         hooks = values_of(Part.HOOKS, spec, names)
         if hooks:
             _set_hooks(session, found, hooks)
+            _note_idle(session, rows, hooks)
+        if names & _WATCHED:
+            watch(session, found)
         if names & _CONDITIONS_NAMES:
             self._set_conditions(session, found, conditions_from(spec.conditions or ()))
         changes = values_of(Part.REQUIREMENT, spec, names)
@@ -239,6 +244,14 @@ def _set_hooks(session: Session, ids: Sequence[int], hooks: Mapping[str, Any]) -
         session.connection.execute(this.values(hooks_json=sa.bindparam("hooks")), rows)
 
 
+def _note_idle(session: Session, rows: Sequence[Any], hooks: Mapping[str, Any]) -> None:
+    """Say in the logs of jobs without a command that hooks never run there."""
+    idle = [name for name in jobspec.COMMANDS_HOOKS if hooks.get(field_of(Hook(name)))]
+    for row in rows:
+        if idle and not row.has_command:
+            session.record(row.id, "note", row.status, jobspec.never_run(idle))
+
+
 def _set_columns(session: Session, key: sa.Column[Any], ids: Sequence[int], columns: Mapping[str, Any]) -> None:
     """Set columns of a table for some jobs."""
     if columns:
@@ -284,4 +297,5 @@ _CONDITIONS: Final = (
 )
 _CONDITIONS_NAMES: Final = frozenset({"conditions", "host", "hostgroup"})
 _STARTED_WITH: Final = frozenset({"command", "environment", "shell"})
+_WATCHED: Final = frozenset({*Hook, "emailTo", "emailReasons"})
 _CHANGEABLE: Final = PROPERTIES.keys() | _CONDITIONS_NAMES

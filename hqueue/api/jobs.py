@@ -17,7 +17,7 @@ from hqueue.joblogs import RunLog
 from hqueue.lifecycle.bulk import Action, act
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
-from hqueue.schema import client, job, run
+from hqueue.schema import client, hook, job, run
 from hqueue.states import FINISHED, JobStatus
 from hqueue.views import jobxml
 from hqueue.views.attribute import optional_date
@@ -47,8 +47,9 @@ class Jobs(Chapter):
         Shapes: attribs is a list of names, and limits the work too; without it, the default set.
         Errors: UnknownAttributeError, which lists the attributes there are.
         Source: 12. Ours are also submittedBy, description, cpus, childCounts ({total, finished, failed}), and on
-        request command, shell, environment, minHosts, maxHosts, maxTime, cmdStartTime, cmdEndTime, runnableTime,
-        root, exitCode, inheritsConditions, history (a list of {date, event, status, message, by}). logs is a list of
+        request command, shell, environment, minHosts, maxHosts, maxTime, cmdStartTime, cmdEndTime, runnableTime, root,
+        exitCode, inheritsConditions, emailTo, emailReasons, onSuccess, onError, onCancel, onChildError (as they were
+        given), history (a list of {date, event, status, message, by}). logs is a list of
         pairs (text, date); clients and clientsOnHold are lists of {id, clientId, hostname, name, master}.
         """
         wanted, names = arguments.ids(ids, "ids"), names_of(attribs)
@@ -145,7 +146,7 @@ class Jobs(Chapter):
         """Return a piece of a job's output, to follow it while the job runs; None for an unknown id.
 
         Shapes: {text, next, end, finished}: go on at `next`; `end` is where the output ends at the moment; finished
-        says that the job is, and that nothing follows this piece.
+        says that the job and its hooks are, and that nothing follows this piece.
         Units: bytes. A character is never cut in two.
         Errors: InvalidArgumentError for a negative offset, or max_bytes below 1.
         Source: ours.
@@ -161,7 +162,7 @@ class Jobs(Chapter):
             return None
         status, runs = found
         piece = self._logs.read(key, runs, start, min(most, self._config.max_output_answer_bytes))
-        ended = status in FINISHED and not any(each.open for each in runs)
+        ended = status in FINISHED and not any(each.open for each in runs) and not self._has_hooks(key)
         return {
             "text": piece.text,
             "next": piece.next,
@@ -173,8 +174,9 @@ class Jobs(Chapter):
     def getJobRuns(self, job_id: Any) -> list[dict[str, Any]]:
         """Return the attempts of a job, oldest first; [] for an unknown id.
 
-        Shapes: {id, attempt, clientId, client, assignedTime, startTime, endTime, seconds, exitCode, signal, outcome,
-        message, peakMemory, outputBytes}. outcome: running, exited, killed, refused, lost. seconds: not halted.
+        Shapes: {id, attempt, hook, clientId, client, assignedTime, startTime, endTime, seconds, exitCode, signal,
+        outcome, message, peakMemory, outputBytes}. hook: "" for the command, else the hook's name. outcome: running,
+        exited, killed, refused, lost. seconds: not halted.
         Units: peakMemory in KB.
         Source: ours.
         """
@@ -262,6 +264,11 @@ class Jobs(Chapter):
             # Sorted here: in the index they stand by status first.
             return sorted(connection.execute(query).scalars())
 
+    def _has_hooks(self, job_id: int) -> bool:
+        """Tell whether hooks of a job are to run or do: their output follows the job's."""
+        with self._store.reading() as connection:
+            return connection.execute(sa.select(hook.c.id).where(hook.c.job_id == job_id).limit(1)).first() is not None
+
     def _run_logs(self, job_id: int) -> tuple[JobStatus, list[RunLog]] | None:
         """Return a job's status and its runs as its output needs them, None for an unknown id."""
         with self._store.reading() as connection:
@@ -269,7 +276,7 @@ class Jobs(Chapter):
             if status is None:
                 return None
             rows = connection.execute(_RUN_LOGS, {"job": job_id}).all()
-        return JobStatus(status), [RunLog(row.id, _attempt(row), open=row.closed_at is None) for row in rows]
+        return JobStatus(status), [RunLog(row.id, _title(row), open=row.closed_at is None) for row in rows]
 
 
 def _is_short(params: list[Any]) -> bool:
@@ -280,7 +287,7 @@ def _is_short(params: list[Any]) -> bool:
 _BIGGEST_INT: Final = 2**31 - 1
 _UNFINISHED: Final = sorted(set(JobStatus) - FINISHED)
 _RUN_LOGS: Final = (
-    sa.select(run.c.id, run.c.attempt, run.c.closed_at, client.c.hostname, client.c.name)
+    sa.select(run.c.id, run.c.attempt, run.c.hook, run.c.closed_at, client.c.hostname, client.c.name)
     .join(client, client.c.id == run.c.client_id)
     .where(run.c.job_id == sa.bindparam("job"))
     .order_by(run.c.id)
@@ -305,8 +312,8 @@ def names_of(attribs: Any) -> list[str]:
     return arguments.attributes(attribs, DEFAULT_JOB_ATTRIBUTES, JOB_ATTRIBUTES)
 
 
-def _attempt(row: Any) -> str:
-    return f"attempt {row.attempt} on {client_label(row.hostname, row.name)}"
+def _title(row: Any) -> str:
+    return f"{row.hook or f'attempt {row.attempt}'} on {client_label(row.hostname, row.name)}"
 
 
 def _shown_run(row: Any) -> dict[str, Any]:
@@ -321,6 +328,7 @@ def _shown_run(row: Any) -> dict[str, Any]:
         "seconds": row.seconds,
         "exitCode": row.exit_code,
         "signal": row.signal,
+        "hook": row.hook,
         "outcome": row.outcome or "running",
         "message": row.message,
         "peakMemory": row.peak_memory_kb,

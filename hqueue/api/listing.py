@@ -236,7 +236,7 @@ def _statement(given: dict[str, Any], texts: dict[str, str]) -> sa.Select[Any]:
         statement = statement.where(job.c.id.in_(sa.select(job_edge.c.child_id).where(job_edge.c.parent_id == parent)))
     if "client" in given:
         this = run.c.client_id == arguments.one_id(given["client"], "query.client")
-        statement = statement.where(job.c.id.in_(sa.select(run.c.job_id).where(this)))
+        statement = statement.where(job.c.id.in_(sa.select(run.c.job_id).where(this, run.c.hook == "")))
     if "rootsOnly" in given and arguments.flag(given["rootsOnly"], "query.rootsOnly"):
         statement = statement.where(job.c.is_root)
     if "name" in texts:

@@ -55,6 +55,7 @@ class Policy:
     max_client_failures: int = 3  # of a root's jobs, before a client is blocked for them; 0: no limit
     forgive_failures_hours: float = 24  # after which a client's failures count no more
     max_refusals: int = 10  # of one job by as many clients, before it fails
+    hook_max_minutes: float = 60  # that a hook may run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class ServerConfig:
     forgive_failures_hours: float = setting(f"{Policy.forgive_failures_hours:g}", number(0.01, 87600, "hours"))
     max_refusals: int = setting(f"{Policy.max_refusals}", whole(1, 1_000_000))
     hold_after_s: float = setting("60", number(0, 86400, "seconds"))
-    hook_max_minutes: float = setting("60", number(0.01, 525600, "minutes"))
+    hook_max_minutes: float = setting(f"{Policy.hook_max_minutes:g}", number(0.01, 525600, "minutes"))
 
     max_request_bytes: int = setting("64 MiB", size(64 * KIB, 2 * GIB))
     max_spec_depth: int = setting("1000", whole(1, 10_000))

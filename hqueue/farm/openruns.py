@@ -141,7 +141,7 @@ def run_head(what: Assignment, place: Place, client: str) -> str:
     """Return the head of a run's log; what looks like a secret in the environment is masked."""
     lines = [
         f"job {what.job_id}, {what.name}",
-        f"attempt {what.attempt} on {client}" + (f", pid {place.pid}" if place.pid else ""),
+        f"{what.hook or f'attempt {what.attempt}'} on {client}" + (f", pid {place.pid}" if place.pid else ""),
     ]
     here = (f"shell {place.shell}" if place.shell else "", f"folder {place.folder}" if place.folder else "")
     lines += filter(None, (", ".join(filter(None, here)), place.remark))

@@ -10,7 +10,7 @@ nesting     which specification stands inside which
 graph       the table of properties; stubs and cycles
 """
 
-from hqueue.jobspec.graph import JobSpec, SpecGraph, children_first, parse
+from hqueue.jobspec.graph import COMMANDS_HOOKS, JobSpec, SpecGraph, children_first, never_run, parse
 from hqueue.jobspec.nesting import Places
 
-__all__ = ["JobSpec", "Places", "SpecGraph", "children_first", "parse"]
+__all__ = ["COMMANDS_HOOKS", "JobSpec", "Places", "SpecGraph", "children_first", "never_run", "parse"]

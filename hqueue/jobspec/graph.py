@@ -35,8 +35,9 @@ from hqueue.jobspec.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+COMMANDS_HOOKS: Final = ("onCancel", "onError")  # that only a job with a command comes to
 _encode: Final = json.JSONEncoder(sort_keys=True).encode
 _MOST_NAMED: Final = 10
 _EMPTY: Final[dict[str, str]] = {}
@@ -159,10 +160,21 @@ def _job(nesting: Nesting, index: int, stubs: Mapping[str, int]) -> JobSpec:
         fields["conditions"] = (fields.get("conditions") or ()) + hosts
     if "min_hosts" in fields or "max_hosts" in fields:
         _settle_hosts(nesting, index, fields)
+    log += _idle_hooks(fields)
     fields["parent"] = nesting.places.parent(index)
     fields["children"] = tuple(children)
     fields["log"] = tuple(log)
     return JobSpec(**fields)
+
+
+def _idle_hooks(fields: Mapping[str, Any]) -> list[str]:
+    idle = [name for name in COMMANDS_HOOKS if fields.get(_PROPERTIES[name][0]) and not fields.get("command")]
+    return [never_run(idle)] if idle else []
+
+
+def never_run(hooks: Collection[str]) -> str:
+    """Return the line for hooks of a job that has no command that could fail or be cancelled."""
+    return f"{' and '.join(sorted(hooks))}: never run, for the job has no command"
 
 
 def _name_parents(jobs: list[JobSpec]) -> None:

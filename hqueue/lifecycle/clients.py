@@ -21,7 +21,7 @@ from hqueue.lifecycle.runs import (
 from hqueue.lifecycle.status import apply
 from hqueue.matching import os_of
 from hqueue.protocol import KILLED, LOST, Assignment, Orders, Report, Wish
-from hqueue.schema import client, job, job_spec, run
+from hqueue.schema import client, hook, job, job_spec, run
 from hqueue.states import Cause, JobEvent
 from hqueue.store import Session, WakeScheduler
 
@@ -263,10 +263,14 @@ _ASSIGNED: Final = (
         run.c.hosts,
         client.c.hostname,
         client.c.platform,
+        run.c.hook,
+        hook.c.command_json.label("hook_json"),
+        hook.c.max_time_s.label("hook_s"),
     )
     .join(job, job.c.id == run.c.job_id)
     .join(job_spec, job_spec.c.job_id == run.c.job_id)
     .join(client, client.c.id == run.c.client_id)
+    .outerjoin(hook, hook.c.run_id == run.c.id)
     .where(run.c.id.in_(listed("runs")))
     .order_by(run.c.id)
 )
@@ -287,7 +291,8 @@ def assignment(connection: sa.Connection, run_id: int) -> Assignment | None:
 
 
 def _as_assignment(row: Any, others: Sequence[str]) -> Assignment:
-    command = json.loads(row.command_json) if row.command_json else ""
+    text = row.hook_json if row.hook else row.command_json
+    command = json.loads(text) if text else ""
     return Assignment(
         token=row.token,
         run_id=row.run_id,
@@ -297,11 +302,12 @@ def _as_assignment(row: Any, others: Sequence[str]) -> Assignment:
         command=command.get(os_of(row.platform), "") if isinstance(command, dict) else command,
         shell=row.shell,
         environment=json.loads(row.environment_json),
-        max_time_s=row.max_time_s or 0,
+        max_time_s=(row.hook_s if row.hook else row.max_time_s) or 0,
         hosts=[row.hostname, *others],
-        tags=json.loads(row.tags_json),
+        tags=[] if row.hook else json.loads(row.tags_json),
         cpus=row.cpus,
         root_id=row.root_id,
+        hook=row.hook,
     )
 
 
@@ -312,7 +318,9 @@ def time_limits(connection: sa.Connection, client_id: int) -> dict[str, float]:
         .join(job_spec, job_spec.c.job_id == run.c.open_job_id)
         .where(run.c.client_id == client_id, run.c.closed_at.is_(None), job_spec.c.max_time_s.is_not(None))
     )
-    return {row.token: row.max_time_s for row in connection.execute(query)}
+    hooks = sa.select(run.c.token, hook.c.max_time_s).join(hook, hook.c.run_id == run.c.id)
+    rows = connection.execute(sa.union_all(query, hooks.where(run.c.client_id == client_id, run.c.closed_at.is_(None))))
+    return {row.token: row.max_time_s for row in rows}
 
 
 def condemn(session: Session, client_id: int, label: str, why: str) -> None:

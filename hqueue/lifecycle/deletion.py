@@ -25,7 +25,7 @@ _EDGES: Final = sa.or_(job_edge.c.child_id.in_(_THESE), job_edge.c.parent_id.in_
 _OPEN_RUNS: Final = (
     sa.select(run.c.id, run.c.job_id, run.c.wish, client.c.lost)
     .join(client, client.c.id == run.c.client_id)
-    .where(run.c.open_job_id.in_(_THESE))
+    .where(run.c.job_id.in_(_THESE), run.c.closed_at.is_(None))
 )
 _DELETE: Final = (
     sa.delete(note_thread).where(note_thread.c.job_id.in_(_THESE)),

@@ -7,15 +7,17 @@ from enum import Enum, auto
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import sqlalchemy as sa
+
+from hqueue.database import listed
 from hqueue.matching import singles_of
 from hqueue.schema import job_row, job_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    import sqlalchemy as sa
-
     from hqueue.jobspec import JobSpec
+    from hqueue.store import Session
 
 encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -58,6 +60,36 @@ def values_of(part: Part, spec: JobSpec, names: Collection[str] | None = None) -
     return {name: value(spec) for _, name, value in places}
 
 
+def is_watched(spec: JobSpec) -> bool:
+    """Tell whether anything may follow what happens to a job: a hook or mail."""
+    return any(getattr(spec, each.name) for each in _HOOKS) or bool(spec.email_to and spec.email_reasons)
+
+
+def watch(session: Session, job_ids: Collection[int]) -> None:
+    """Note of jobs whose properties were changed whether anything follows what happens to them.
+
+    Writes: job.
+    """
+    session.connection.execute(_WATCH, {"jobs": job_ids})
+
+
+_WATCH: Final = (
+    sa.update(job_row)
+    .where(job_row.c.id.in_(listed("jobs")))
+    .values(
+        watched=sa.select(job_spec.c.job_id)
+        .where(job_spec.c.job_id == job_row.c.id)
+        .where(
+            sa.or_(
+                job_spec.c.hooks_json.is_not(None),
+                sa.and_(job_spec.c.email_to != "", job_spec.c.email_reasons != ""),
+            )
+        )
+        .exists()
+    )
+)
+
+
 def hooks_json(hooks: Mapping[str, Any]) -> str | None:
     """Return the column of the hooks."""
     kept = {name: value for name, value in hooks.items() if value}
@@ -96,6 +128,7 @@ PROPERTIES: Final[dict[str, tuple[_Place, ...]]] = {
     ),
     "triesLeft": (_column(job_row.c.tries_left, "tries"), _column(job_spec.c.tries, "tries")),
 }
+_HOOKS: Final = [place for places in PROPERTIES.values() for place in places if place.part is Part.HOOKS]
 _BY_PART: Final = {
     part: [
         (given, place.name, place.value)

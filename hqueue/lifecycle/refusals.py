@@ -49,6 +49,7 @@ _LATEST_ENDS: Final = (
     sa.select(run.c.outcome, run.c.exit_code, run.c.signal, run.c.seconds, job.c.root_id)
     .join(job, job.c.id == run.c.job_id)
     .where(run.c.client_id == sa.bindparam("client"), run.c.closed_at.is_not(None), run.c.outcome == EXITED)
+    .where(run.c.hook == "")
     .order_by(run.c.closed_at.desc(), run.c.id.desc())
     .limit(_LOOKED_BACK)
 )

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.lifecycle import trees
+from hqueue.lifecycle import hooks, trees
 from hqueue.lifecycle.bulk import release
 from hqueue.lifecycle.runrows import abandon, fence, set_wish
 from hqueue.lifecycle.status import apply
-from hqueue.schema import bulk_job, client, job, job_edge, job_row, run
+from hqueue.schema import bulk_job, client, hook, job, job_edge, job_row, run
 from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def repair(session: Session) -> list[str]:
         *_settle_waiting(session),
         *_end_orphaned_runs(session),
         *_take_back_jobs(session),
+        *_end_hooks(session),
         *_date_abandoned(session),
         *_abandon_lost(session),
     ]
@@ -110,7 +111,8 @@ def _end_orphaned_runs(session: Session) -> list[str]:
     query = (
         sa.select(run.c.id)
         .outerjoin(job, job.c.run_id == run.c.id)
-        .where(run.c.closed_at.is_(None), run.c.wish != "die", job.c.id.is_(None))
+        .outerjoin(hook, hook.c.run_id == run.c.id)
+        .where(run.c.closed_at.is_(None), run.c.wish != "die", job.c.id.is_(None), hook.c.id.is_(None))
     )
     orphans = session.connection.execute(query).scalars().all()
     set_wish(session, orphans, "die", "unknown")
@@ -129,6 +131,15 @@ def _take_back_jobs(session: Session) -> list[str]:
     trees.mark(session.connection, ids)
     apply(session, JobEvent.RUN_LOST, ids, Cause(message="its run is gone"))
     return [f"job {job_id}: its run was closed without it" for job_id in ids]
+
+
+def _end_hooks(session: Session) -> list[str]:
+    """A hook whose run is closed would be said to run for ever."""
+    open_run = sa.select(run.c.id).where(run.c.id == hook.c.run_id, run.c.closed_at.is_(None)).exists()
+    query = sa.select(hook.c.run_id, hook.c.job_id, hook.c.name).where(hook.c.run_id.is_not(None), ~open_run)
+    found = _rows(session, query)
+    hooks.close(session, {row.run_id: "its run is gone" for row in found})
+    return [f"job {row.job_id}: the run of {row.name} was closed without it" for row in found]
 
 
 def _date_abandoned(session: Session) -> list[str]:

@@ -23,6 +23,7 @@ _UNTOUCHED: Final = (
     "is_root",
     "children_total",
     "counted",
+    "watched",
 )
 CHANGED: Final = tuple(name for name in JobRow.__slots__ if name not in _UNTOUCHED)
 _THESE: Final = job.c.id.in_(listed("jobs"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.database import listed
+from hqueue.lifecycle import hooks
 from hqueue.schema import job, run
 from hqueue.states import Wish
 from hqueue.store import DeleteLogs, Session, WakeClient, WakeScheduler
@@ -38,6 +39,7 @@ class RunRow:
     closed_at: int | None
     abandoned_at: int | None
     hosts: int
+    hook: str  # "": the job's command
 
 
 RUN_COLUMNS: Final = tuple(run.c[name] for name in RunRow.__slots__)
@@ -54,7 +56,7 @@ _WISH: Final = (
     .values(wish=sa.bindparam("new_wish"), wish_reason=sa.bindparam("reason"), wish_number=run.c.wish_number + 1)
 )
 _OPEN: Final = (
-    sa.select(run.c.id, run.c.job_id, run.c.client_id, run.c.hosts, job.c.id.label("known"))
+    sa.select(run.c.id, run.c.job_id, run.c.client_id, run.c.hosts, run.c.hook, job.c.id.label("known"))
     .outerjoin(job, job.c.id == run.c.job_id)
     .where(_THESE, run.c.closed_at.is_(None))
 )
@@ -126,6 +128,7 @@ def fence(session: Session, run_ids: Collection[int], why: str = "") -> None:
     if not rows:
         return
     session.connection.execute(_FENCE, {"runs": [row.id for row in rows], "now": session.now_ms, "text": why})
+    hooks.close(session, {row.id: f"lost: {why}" for row in rows if row.hook})
     session.after_commit(WakeScheduler())
     for row in rows:
         session.after_commit(WakeClient(row.client_id))

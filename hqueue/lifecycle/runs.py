@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from hqueue.config import client_label
 from hqueue.database import insert_rows, listed
-from hqueue.lifecycle import blocklist, notes, refusals, reservations, troubles
-from hqueue.lifecycle.rows import load
+from hqueue.lifecycle import blocklist, hooks, notes, refusals, reservations, troubles
+from hqueue.lifecycle.rows import load, statuses
 from hqueue.lifecycle.runrows import RunRow, abandon, current, fence, open_runs
 from hqueue.lifecycle.status import apply
 from hqueue.protocol import EXITED, KILLED, LOST, REFUSED, Report
@@ -169,6 +169,9 @@ def end_run(session: Session, row: RunRow, report: Report, *, label: str) -> Non
         return
     _close(session, (row, report))
     fault = _fault(session, row, report, label)
+    if row.hook:
+        _tell_hooks(session, label, (row, report))
+        return
     jobs = load(session.connection, [row.job_id])
     if not jobs:
         session.after_commit(DeleteLogs(row.job_id))
@@ -227,6 +230,8 @@ def end_runs_well(session: Session, ended: Sequence[tuple[RunRow, Report]], *, l
         return
     session.after_commit(WakeScheduler())
     _close(session, *ended)
+    _tell_hooks(session, label, *(each for each in ended if each[0].hook))
+    ended = [each for each in ended if not each[0].hook]
     jobs = {row.id: row for row in load(session.connection, [row.job_id for row, _ in ended])}
     told: list[int] = []
     progress: dict[int, tuple[float, float]] = {}
@@ -241,6 +246,22 @@ def end_runs_well(session: Session, ended: Sequence[tuple[RunRow, Report]], *, l
     if told:
         refusals.note_shells(session, told)
         apply(session, JobEvent.EXITED_WELL, told, Cause(message=f"exit 0, client {label}", exit_code=0))
+
+
+def _tell_hooks(session: Session, label: str, *ended: tuple[RunRow, Report]) -> None:
+    """Note how hooks ended; one that was refused was never started, and goes to another client."""
+    refused = {row.id: row.client_id for row, report in ended if report.outcome == REFUSED}
+    hooks.refuse(session, refused, label)
+    hooks.close(session, {row.id: _hook_end(report, label) for row, report in ended if row.id not in refused})
+    known = statuses(session.connection, [row.job_id for row, _ in ended])
+    for row, _ in ended:
+        if row.job_id not in known:
+            session.after_commit(DeleteLogs(row.job_id))
+
+
+def _hook_end(report: Report, label: str) -> str:
+    too_long = report.outcome == KILLED and report.kill_reason == "time"
+    return f"{'killed: took longer than hook_max_minutes' if too_long else describe(report)}, client {label}"
 
 
 # After these a job is tried on another client first, if there is one.

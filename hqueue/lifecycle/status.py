@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from hqueue.database import listed
-from hqueue.lifecycle import blocklist, notes, trees
+from hqueue.lifecycle import blocklist, hooks, notes, trees
 from hqueue.lifecycle.rows import (
     CHANGED,
     ancestors,
@@ -29,6 +29,7 @@ from hqueue.states import (
     SETTLED,
     UNSUCCESSFUL,
     Cause,
+    DropHooks,
     Effect,
     Facts,
     Fence,
@@ -38,6 +39,7 @@ from hqueue.states import (
     JobRow,
     JobStatus,
     ReconsiderBlocked,
+    RunHook,
     SetWish,
     decide,
 )
@@ -190,9 +192,9 @@ class _Change:
                 raise ImpossibleTransitionError(
                     f"job {row.id}: {error}; its history: {self._history(row.id)}"
                 ) from None
+            effects.extend(more)
             if after != row:
                 changes.append((row, after))
-                effects.extend(more)
         return changes, effects
 
     def _facts(self, rows: list[JobRow], event: JobEvent) -> Facts:
@@ -217,6 +219,8 @@ class _Change:
         blocklist.forget(self._session, [each.job_id for each in effects if isinstance(each, ForgetFailures)])
         reopened = [each.job_id for each in effects if isinstance(each, ReconsiderBlocked)]
         blocklist.reconsider_jobs(self._session, reopened)
+        hooks.drop(self._session, [each.job_id for each in effects if isinstance(each, DropHooks)])
+        hooks.queue(self._session, [(each.job_id, each.hook) for each in effects if isinstance(each, RunHook)])
 
     def _write(self, changes: list[tuple[JobRow, JobRow]]) -> None:
         names: set[str] = set()

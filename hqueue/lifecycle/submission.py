@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from hqueue.database import insert_rows, listed
 from hqueue.jobspec import children_first
-from hqueue.lifecycle import blocklist, properties, repeats, trees
+from hqueue.lifecycle import blocklist, hooks, properties, repeats, trees
 from hqueue.lifecycle.bulk import fall_under
 from hqueue.lifecycle.links import Attachment, record_additions
 from hqueue.lifecycle.properties import Part
@@ -18,13 +18,14 @@ from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import apply
 from hqueue.matching import Condition, Requirement, conditions_from
 from hqueue.schema import job, job_edge, job_row, job_spec, requirement
-from hqueue.states import SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus, by_children
+from hqueue.states import AT_ONCE, SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus, by_children
 from hqueue.store import Session, WakeScheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from hqueue.jobspec import JobSpec, SpecGraph
+    from hqueue.states import Hook
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -84,6 +85,7 @@ class Submission:
         self._priorities = self._inherited(lambda index: jobs[index].priority, self._above(found.priorities, 0))
         self._parents_of = self._parents()
         self._statuses, self._unsettled, self._unsuccessful = self._count(self._paused())
+        self._hooks = self._hooks_at_once()
         self._is_tree = self._forms_tree()
         self._sums = self._add_up()
         # An edge is stored with the later of its jobs.
@@ -117,6 +119,7 @@ class Submission:
                     "children_unsettled": self._unsettled[index],
                     "children_unsuccessful": self._unsuccessful[index],
                     "counted": _is_counted(spec),
+                    "watched": properties.is_watched(spec),
                     "tree_exact": self._is_tree,
                     **{
                         f"tree_{name}": value
@@ -161,6 +164,7 @@ class Submission:
             session.connection.execute(_NO_ROOTS, {"jobs": roots})
         if JobStatus.RUNNABLE in self._statuses:
             session.after_commit(WakeScheduler())
+        hooks.queue(session, self._hooks)
         for root_id in set(self._found.roots.values()):
             blocklist.reconsider(session, root_id, self.first_id - 1)
         if self._up:
@@ -232,6 +236,14 @@ class Submission:
                 pause_wished=paused[index],
             )
         return statuses, unsettled, unsuccessful
+
+    def _hooks_at_once(self) -> list[tuple[int, Hook]]:
+        """Return the hooks of jobs that are settled as they come, for they have nothing to wait for and no command."""
+        return [
+            (self.ids[index], AT_ONCE[status])
+            for index, status in enumerate(self._statuses)
+            if status in AT_ONCE and properties.is_watched(self._jobs[index])
+        ]
 
     def _forms_tree(self) -> bool:
         """Tell whether every new job has one parent at most, and no existing job gets another one."""

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from hqueue.schema.columns import NO_AUTOINCREMENT, OPTIONS, Id, Long, LongText, metadata, one_of
@@ -75,6 +76,8 @@ job_row = Table(
     Column("ended_at", BigInteger),
     Column("exit_code", Long),
     Column("name", LongText, nullable=False),
+    # Hooks, mail or a webhook follow what happens to it: only then does a change look for them.
+    Column("watched", Boolean, nullable=False, server_default=false()),
     CheckConstraint(one_of("status", JobStatus), name="status"),
     CheckConstraint(f"({one_of('status', sorted(SETTLED))}) = (ended_at IS NOT NULL)", name="settled_has_end"),
     CheckConstraint(f"(run_id IS NOT NULL) = ({_HOLDING}) OR status = 'paused'", name="holds_run"),
@@ -176,7 +179,8 @@ run = Table(
     Column("id", Id, primary_key=True, autoincrement=False),
     Column("token", String(64), nullable=False, unique=True),
     Column("job_id", BigInteger, nullable=False),
-    Column("open_job_id", BigInteger, unique=True),  # job_id while open: no job has two open runs
+    # While open: job_id, so that no job has two open runs of its command; of a hook's run its own id, below 0.
+    Column("open_job_id", BigInteger, unique=True),
     Column("client_id", Id, ForeignKey("client.id"), nullable=False),
     Column("requirement_id", Id, ForeignKey("requirement.id"), nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -200,6 +204,7 @@ run = Table(
     Column("seconds", Double),  # that it was not halted
     Column("peak_memory_kb", BigInteger),
     Column("output_bytes", BigInteger),
+    Column("hook", String(16), nullable=False, server_default=""),  # "": the job's command
     CheckConstraint(one_of("wish", ("run", "halt", "die")), name="wish"),
     CheckConstraint("(closed_at IS NULL) = (open_job_id IS NOT NULL)", name="open"),
     CheckConstraint("closed_at IS NOT NULL OR NOT fenced", name="fenced_is_closed"),
@@ -207,6 +212,21 @@ run = Table(
     Index("ix_run_client_closed", "client_id", "closed_at"),
     Index("ix_run_fenced", "fenced", "client_id"),
     **NO_AUTOINCREMENT,
+)
+
+# The hooks that are to run, and those that do: a hook's run is closed in the transaction that removes it here.
+hook = Table(
+    "hook",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", Id, ForeignKey("job.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(16), nullable=False),
+    Column("command_json", LongText, nullable=False),
+    Column("max_time_s", Double, nullable=False),
+    Column("refused_json", LongText, nullable=False),  # the clients that refused it
+    Column("run_id", BigInteger, unique=True),
+    Index("ix_hook_job_id", "job_id"),
+    **OPTIONS,
 )
 
 # The other clients of a run that has several: they count as taken as long as the run is open.

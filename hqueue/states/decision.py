@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from hqueue.errors import JobStateError
-from hqueue.states.table import SETTLED, JobEvent, JobStatus, Outcome, by_children, outcome
+from hqueue.states.table import SETTLED, Hook, JobEvent, JobStatus, Outcome, by_children, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +41,7 @@ class JobRow:
     is_root: bool
     children_total: int
     counted: bool
+    watched: bool = False  # hooks, mail or a webhook follow what happens to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,22 @@ class ReconsiderBlocked:
     job_id: int
 
 
-Effect = SetWish | Fence | ForgetFailures | ReconsiderBlocked
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """A hook of a job is to run, if the job has it."""
+
+    job_id: int
+    hook: Hook
+
+
+@dataclass(frozen=True, slots=True)
+class DropHooks:
+    """The hooks of a job that have not been started are not to run."""
+
+    job_id: int
+
+
+Effect = SetWish | Fence | ForgetFailures | ReconsiderBlocked | RunHook | DropHooks
 
 _UNCHANGED: Final = frozenset({Outcome.IGNORED, Outcome.STALE})
 _FENCES: Final = frozenset(
@@ -132,13 +148,42 @@ def decide(row: JobRow, event: JobEvent, cause: Cause, facts: Facts) -> tuple[Jo
     """
     result = outcome(row.status, event, has_run=row.run_id is not None)
     if result in _UNCHANGED:
-        return row, ()
+        return row, _late_hooks(row, event)
     decision = _Decision(replace(row), event, cause, facts)
     if isinstance(result, JobStatus):
         decision.go_to(result)
     else:
         decision.follow(result)
+    if row.watched:
+        hooks = _hooks_at(decision.after, on_client=row.run_id is not None, command_failed=decision.command_failed)
+        decision.effects += [RunHook(row.id, hook) for hook in hooks]
     return decision.after, tuple(decision.effects)
+
+
+def _hooks_at(row: JobRow, *, on_client: bool = False, command_failed: bool = False) -> tuple[Hook, ...]:
+    """Return the hooks that run because a job has come to its status (SPEC 12).
+
+    on_client: it had a run until now. command_failed: its own command failed for good.
+    """
+    if row.status is JobStatus.SUCCEEDED:
+        return (Hook.SUCCESS,)
+    if row.status is JobStatus.CANCELLED:
+        return (Hook.CANCEL,) if on_client else ()
+    if row.status is not JobStatus.FAILED:
+        return ()
+    by_child = row.children_unsuccessful > 0 and row.children_unsettled == 0
+    return (Hook.ERROR,) * command_failed + (Hook.CHILD_ERROR,) * by_child
+
+
+# The hooks of jobs that are settled as they are submitted.
+AT_ONCE: Final = {JobStatus.SUCCEEDED: Hook.SUCCESS, JobStatus.FAILED: Hook.CHILD_ERROR}
+
+
+def _late_hooks(row: JobRow, event: JobEvent) -> tuple[Effect, ...]:
+    """Return the hook of a job that failed while children, added as it ran, were still at work, and now are not."""
+    if row.watched and event is JobEvent.LAST_CHILD_SETTLED and row.status is JobStatus.FAILED:
+        return tuple(RunHook(row.id, hook) for hook in _hooks_at(row))
+    return ()
 
 
 class _Decision:
@@ -147,6 +192,7 @@ class _Decision:
     def __init__(self, after: JobRow, event: JobEvent, cause: Cause, facts: Facts) -> None:
         self.after = after
         self.effects: list[Effect] = []
+        self.command_failed = False  # for good
         self._event = event
         self._cause = cause
         self._facts = facts
@@ -178,7 +224,9 @@ class _Decision:
         if rule in _FENCES and after.run_id is not None:
             self.effects.append(Fence(after.run_id))
         after.run_id = None
-        status = self._without_run(rule) or self._by_children()
+        own = self._without_run(rule)
+        status = own or self._by_children()
+        self.command_failed = JobStatus.FAILED in {own, status if rule is Outcome.RETRIED_OR_FAILED else None}
         self._enter(status)
         if status not in SETTLED and not after.command_done:
             self._begin_anew()
@@ -259,6 +307,8 @@ class _Decision:
         after.exit_code = None
         after.held_by_bulk = self._cause.hold and after.children_unsuccessful > 0
         self.effects.append(ForgetFailures(after.id))
+        if after.watched:
+            self.effects.append(DropHooks(after.id))
 
     def _ask(self, wish: str, reason: str) -> None:
         if self.after.run_id is not None:

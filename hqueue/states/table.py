@@ -49,6 +49,15 @@ class JobEvent(StrEnum):
     RESCUE = "rescue"  # abandoned for too long
 
 
+class Hook(StrEnum):
+    """A command that follows what happens to a job, spelled as on the wire."""
+
+    SUCCESS = "onSuccess"
+    ERROR = "onError"
+    CANCEL = "onCancel"
+    CHILD_ERROR = "onChildError"
+
+
 class Outcome(Enum):
     """What an event does to a job, where that is more than a status to go to."""
 

@@ -205,7 +205,7 @@ def _in_use(*holding: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
         .where(run.c.open_job_id > 0, *holding)
         .group_by(run.c.requirement_id, reservation.c.client_id),
         sa.select(run.c.client_id, run.c.requirement_id, sa.literal(_FENCED), sa.func.count())
-        .where(run.c.fenced)
+        .where(run.c.fenced, run.c.hook == "")
         .group_by(run.c.requirement_id, run.c.client_id),
     )
 
@@ -218,5 +218,5 @@ _TIMES: Final = sa.union_all(
     sa.select(reservation.c.client_id, run.c.assigned_at)
     .join(run, run.c.id == reservation.c.run_id)
     .where(run.c.open_job_id > 0),
-    sa.select(run.c.client_id, run.c.assigned_at).where(run.c.fenced),
+    sa.select(run.c.client_id, run.c.assigned_at).where(run.c.fenced, run.c.hook == ""),
 )

@@ -6,6 +6,7 @@ statement per kind for all the jobs together, made when the first value needs it
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.database import listed
+from hqueue.lifecycle.hooks import field_of
 from hqueue.lifecycle.notes import NO_THREAD, LatestNote, latest_notes_of_jobs
 from hqueue.lifecycle.requirements import read_requirement
 from hqueue.lifecycle.runs import fraction
 from hqueue.matching import conditions_as_dicts
 from hqueue.schema import client, job, job_edge, job_spec, requirement, reservation, root_block, run
-from hqueue.states import SETTLED, JobStatus
+from hqueue.states import SETTLED, Hook, JobStatus
 from hqueue.views.attribute import Attribute, Shape, columns_of, date, from_json, optional_date, plain
 from hqueue.views.explaining import Explainer, shown_client
 from hqueue.views.joblog import JobLog
@@ -208,6 +210,15 @@ def _run_date(column: str) -> Attribute[Batch]:
     return Attribute(make, also=(job.c.started_at,), related=lambda batch: batch.last_runs)
 
 
+def _hook(name: Hook) -> Attribute[Batch]:
+    """Return the attribute that shows a hook as it was given, None where there is none."""
+
+    def make(row: Any, _batch: Batch) -> Any:
+        return json.loads(row.hooks_json).get(field_of(name)) if row.hooks_json else None
+
+    return Attribute(make, (job_spec.c.hooks_json,))
+
+
 def _start_time(row: Any, batch: Batch) -> datetime | None:
     if not row.children_total:
         return optional_date(row.started_at)
@@ -321,6 +332,8 @@ _ON_REQUEST: Final[dict[str, Attribute[Batch]]] = {
     "cmdEndTime": _run_date("closed_at"),
     "cmdStartTime": _run_date("started_at"),
     "command": from_json(job_spec.c.command_json),
+    "emailReasons": plain(job_spec.c.email_reasons),
+    "emailTo": plain(job_spec.c.email_to),
     "environment": from_json(job_spec.c.environment_json),
     "exitCode": plain(job.c.exit_code),
     "history": Attribute(lambda row, batch: batch.log.history(row.id), apart=lambda _: True, elsewhere=True),
@@ -328,6 +341,7 @@ _ON_REQUEST: Final[dict[str, Attribute[Batch]]] = {
     "maxHosts": _required(lambda wanted: wanted.max_hosts),
     "maxTime": plain(job_spec.c.max_time_s),
     "minHosts": _required(lambda wanted: wanted.min_hosts),
+    **{name.value: _hook(name) for name in Hook},
     "root": plain(job.c.root_id, Shape.NUMBER),
     "runnableTime": date(job.c.runnable_at),
     "shell": plain(job_spec.c.shell),
@@ -340,7 +354,7 @@ NARROW: Final = frozenset(name for name, each in JOB_ATTRIBUTES.items() if each.
 _IDS: Final = listed("ids")
 _RUN_OF: Final = (run.c.job_id, run.c.id.label("run_id"), run.c.open_job_id)
 _TAKEN: Final = sa.union_all(
-    sa.select(*_RUN_OF, run.c.client_id, sa.literal(1).label("master")).where(run.c.job_id.in_(_IDS)),
+    sa.select(*_RUN_OF, run.c.client_id, sa.literal(1).label("master")).where(run.c.job_id.in_(_IDS), run.c.hook == ""),
     sa.select(*_RUN_OF, reservation.c.client_id, sa.literal(0))
     .join(reservation, reservation.c.run_id == run.c.id)
     .where(run.c.job_id.in_(_IDS), run.c.hosts > 1),
@@ -356,5 +370,5 @@ _CLIENTS: Final = (
         client.c.id,
     )
 )
-_NEWEST: Final = sa.select(sa.func.max(run.c.id)).where(run.c.job_id.in_(_IDS)).group_by(run.c.job_id)
+_NEWEST: Final = sa.select(sa.func.max(run.c.id)).where(run.c.job_id.in_(_IDS), run.c.hook == "").group_by(run.c.job_id)
 _LAST_RUNS: Final = sa.select(run.c.job_id, run.c.started_at, run.c.closed_at).where(run.c.id.in_(_NEWEST))

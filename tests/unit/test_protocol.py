@@ -165,6 +165,7 @@ SPELLED: list[tuple[Message, dict[str, Any]]] = [
                     "tags": ["nacht"],
                     "cpus": 2,
                     "rootId": 7,
+                    "hook": "",
                 },
             ],
             "wishes": [{"token": "t1", "wish": "die", "number": 2, "reason": "cancelled"}],
