@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tests.storefarm import Machine, StoreFarm
 
 ALL = {"onSuccess": "ü gut", "onError": "schlecht", "onCancel": "aus", "onChildError": "kind"}
-pytestmark = pytest.mark.databases("sqlite")
 
 
 @pytest.fixture
@@ -47,6 +46,7 @@ def hook_token(farm: StoreFarm, machine: Machine, job_id: int) -> str:
     return str(token)
 
 
+@pytest.mark.databases("sqlite")
 class TestWhich:
     def test_success(self, farm: StoreFarm, machine: Machine) -> None:
         job_id = running(farm, machine)
