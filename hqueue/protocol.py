@@ -142,6 +142,7 @@ class Report(Message, omit_defaults=True):
     progress: tuple[Real, Real] | None = None
     lost_output: str = ""  # what became of output that nobody will ever see, as the end of a sentence
     fault: Fault = "machine"  # of a refusal
+    line: str = ""  # of the output, the one that tells most; the server finds it, whatever a client says
 
 
 class Beat(Message):

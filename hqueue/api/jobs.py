@@ -175,8 +175,8 @@ class Jobs(Chapter):
         """Return the attempts of a job, oldest first; [] for an unknown id.
 
         Shapes: {id, attempt, hook, clientId, client, assignedTime, startTime, endTime, seconds, exitCode, signal,
-        outcome, message, peakMemory, outputBytes}. hook: "" for the command, else the hook's name. outcome: running,
-        exited, killed, refused, lost. seconds: not halted.
+        outcome, message, peakMemory, outputBytes, line}. hook: "" for the command, else the hook's name. outcome:
+        running, exited, killed, refused, lost. seconds: not halted. line: of its output, the one that tells most.
         Units: peakMemory in KB.
         Source: ours.
         """
@@ -333,4 +333,5 @@ def _shown_run(row: Any) -> dict[str, Any]:
         "message": row.message,
         "peakMemory": row.peak_memory_kb,
         "outputBytes": row.output_bytes,
+        "line": row.line or "",
     }

@@ -21,6 +21,7 @@ from hqueue.rpc import arguments
 from hqueue.rpc.method import MANY, exposed
 from hqueue.schema import counter, event, job, job_edge, job_spec, run
 from hqueue.views import jobxml
+from hqueue.views.failures import digest
 
 DEFAULT_LIMIT: Final = 1_000
 MOST: Final = 10_000
@@ -72,6 +73,26 @@ class _Query:
 
 class Listing(Chapter):
     """The methods for those who keep a picture of the queue."""
+
+    @exposed()
+    def getFailures(self, job_id: Any, limit: Any = 10) -> dict[str, Any] | None:
+        """Return what failed in a tree and why, None for an unknown id.
+
+        Shapes: {failed, failures: [{id, name, exitCode, signal, text, clientId, clientHostname, date, line}], causes:
+        [{line, count, example}]}. failed: how many jobs failed by themselves, not because of what is below them;
+        failures: the first of them; line: of its output, the one that tells most. causes: those lines, the most
+        frequent first, with digits and hexadecimal numbers as `#`; example: the id of a job.
+        Errors: InvalidArgumentError for a limit that is not 0 to 1,000.
+        Source: ours.
+        """
+        key, most = arguments.one_id(job_id, "job_id"), arguments.integer(limit, "limit")
+        if not 0 <= most <= DEFAULT_LIMIT:
+            raise InvalidArgumentError(f"limit is {most}, but 0 to {DEFAULT_LIMIT} was expected")
+        with self._store.reading() as connection:
+            found = digest(connection, key, most)
+        if found is None:
+            return None
+        return {"failed": found.failed, "failures": found.failures, "causes": found.causes}
 
     @exposed(big=lambda params: not _is_small(params))
     def listJobs(self, query: Any = None) -> dict[str, Any]:

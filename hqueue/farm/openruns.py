@@ -9,13 +9,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from hqueue.errors import StoreFullError, StoreUnavailableError
+from hqueue.joblogs import RunLog
 from hqueue.lifecycle import clients
 from hqueue.lifecycle.runs import describe
 from hqueue.live import LiveRun
 from hqueue.protocol import EXITED, KILLED, Place, Resend
 from hqueue.schema import run
+from hqueue.views.failures import LOOKED_BACK_BYTES, telling_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -102,6 +105,7 @@ class OpenRuns:
                 continue
             try:
                 length = self._finish(known, live.label, report)
+                line = self._telling_line(known, report)
             except (StoreFullError, StoreUnavailableError) as error:
                 known.trouble = error.message
                 self.note_ended(live, report.token)
@@ -110,8 +114,15 @@ class OpenRuns:
             if length < report.output_bytes:
                 resend.append(Resend(report.token, length))
             else:
-                accepted.append(report)
+                accepted.append(replace(report, line=line))
         return accepted, resend
+
+    def _telling_line(self, known: LiveRun, report: Report) -> str:
+        """Return the line of a run's output that says best how it went."""
+        if not report.output_bytes:
+            return ""
+        whole = RunLog(known.run_id, "")
+        return telling_line(self._logs.tail_chars(known.job_id, [whole], None, LOOKED_BACK_BYTES))
 
     def _finish(self, known: LiveRun, label: str, report: Report) -> int:
         """Put the last line under the output of a run, where all of it is there; return how many bytes there are."""

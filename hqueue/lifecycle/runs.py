@@ -45,7 +45,16 @@ _CLOSE: Final = (
         started_at=sa.func.coalesce(run.c.started_at, sa.bindparam("began")),
         **{
             name: sa.bindparam(f"new_{name}")
-            for name in ("outcome", "exit_code", "signal", "message", "seconds", "peak_memory_kb", "output_bytes")
+            for name in (
+                "outcome",
+                "exit_code",
+                "signal",
+                "message",
+                "seconds",
+                "peak_memory_kb",
+                "output_bytes",
+                "line",
+            )
         },
     )
 )
@@ -300,6 +309,7 @@ def _close(session: Session, *ended: tuple[RunRow, Report]) -> None:
                 "new_seconds": report.seconds,
                 "new_peak_memory_kb": report.peak_memory_kb,
                 "new_output_bytes": report.output_bytes,
+                "new_line": report.line,
             }
             for row, report in ended
         ],

@@ -205,6 +205,7 @@ run = Table(
     Column("peak_memory_kb", BigInteger),
     Column("output_bytes", BigInteger),
     Column("hook", String(16), nullable=False, server_default=""),  # "": the job's command
+    Column("line", LongText),  # of its output, the one that says best how it went
     CheckConstraint(one_of("wish", ("run", "halt", "die")), name="wish"),
     CheckConstraint("(closed_at IS NULL) = (open_job_id IS NOT NULL)", name="open"),
     CheckConstraint("closed_at IS NOT NULL OR NOT fenced", name="fenced_is_closed"),

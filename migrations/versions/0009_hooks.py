@@ -40,6 +40,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_hook_job_id", "hook", ["job_id"])
     op.add_column("run", sa.Column("hook", sa.String(16), nullable=False, server_default=""))
+    op.add_column("run", sa.Column("line", LongText))
     op.execute("DROP VIEW visible_job")
     op.add_column("job", sa.Column("watched", sa.Boolean(), nullable=False, server_default=sa.false()))
     job = sa.table("job", sa.column("id"), sa.column("watched"))
@@ -54,6 +55,7 @@ def downgrade() -> None:
     op.execute("DROP VIEW visible_job")
     op.drop_column("job", "watched")
     _make_view()
+    op.drop_column("run", "line")
     op.drop_column("run", "hook")
     op.drop_table("hook")
 

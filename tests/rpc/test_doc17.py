@@ -12,6 +12,7 @@ from datetime import UTC
 import pytest
 
 from hqueue import errors
+from hqueue.errors import InvalidArgumentError
 from tests.rpc.test_doc12 import METHODS as FIRST
 from tests.store.scheduling import tick
 
@@ -21,7 +22,7 @@ resumeJobs cancelJobs rescheduleJobs ejectJobs deleteJobs getPermittedClientsLis
 setShowBlockedClientsWarning getClientsByName getClientByName getClientGroup getClientGroupByName createClientGroup
 deleteClientGroup addClientToGroup removeClientFromGroup getResources setJobPriority setJobProperties
 setClientDescription removeClients listJobs getChanges getJobRuns getServerErrors getClientErrors upgradeClients
-explainJob clearBlocks setAvailabilityRules createResource setResource deleteResource
+getFailures explainJob clearBlocks setAvailabilityRules createResource setResource deleteResource
 """.split()
 
 
@@ -329,6 +330,39 @@ def test_doc17_getJobRuns(api, running):
     assert (run["attempt"], run["client"], run["exitCode"], run["outcome"], run["peakMemory"]) == (
         1, "farm-ü", 3, "exited", 5,
     )  # fmt: skip
+
+
+def test_doc17_getFailures(api):
+    machine = api.farm.machine("farm-ü", cpus=8)
+    frames = [{"name": f"Bild {number}", "command": "render"} for number in range(1, 6)]
+    top, middle, *children = api.newjob({"name": "Film", "children": [{"name": "Szene", "children": frames}]})
+    for child in children:
+        api.run(child, machine)
+    lines = ["Error: frame 0001 at 0xDEADbeef", "Error: frame 12 at 0x0", "", "no licence for Karma"]
+    for child, line, signal in zip(children, lines, (None, 9, None, None), strict=False):
+        machine.end(child, 3, signal=signal, line=line)
+    machine.end(children[-1])
+    assert api.getJob(top, ["status"]) == {"status": "failed"}
+    found = api.getFailures(top)
+    assert found["failed"] == 4
+    assert [each["id"] for each in found["failures"]] == children[:4]
+    first, second = found["failures"][:2]
+    assert first.pop("date") is not None
+    assert first == {
+        "id": children[0], "name": "Bild 1", "exitCode": 3, "signal": None, "text": "exit 3", "clientId": machine.id,
+        "clientHostname": "farm-ü", "line": lines[0],
+    }  # fmt: skip
+    assert (second["signal"], second["text"]) == (9, "signal 9")
+    assert found["causes"] == [
+        {"line": "Error: frame # at #", "count": 2, "example": children[0]},
+        {"line": "", "count": 1, "example": children[2]},
+        {"line": "no licence for Karma", "count": 1, "example": children[3]},
+    ]
+    assert len(api.getFailures(middle, 1)["failures"]) == len(api.getFailures(str(middle), "1")["causes"]) == 1
+    assert api.getFailures(children[-1]) == {"failed": 0, "failures": [], "causes": []}
+    assert api.getFailures(99) is None
+    with pytest.raises(InvalidArgumentError, match="limit is -1"):
+        api.getFailures(top, -1)
 
 
 def test_doc17_explainJob(api):

@@ -26,7 +26,7 @@ from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.submission import submit
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.scheduler import Scheduler
-from hqueue.schema import event, note, note_thread
+from hqueue.schema import event, note, note_thread, run
 from hqueue.store import AwaitTick, WakeClient
 from tests.fakes import PATIENCE_S, FakeClock
 
@@ -253,6 +253,18 @@ def test_an_end_counts_only_when_the_whole_output_is_there(client):
     raw = client.logs.path(1, 1).read_text()
     assert "attempt 1 on schmiede-ß" in raw
     assert raw.splitlines()[-1] == "exit 0 after 2.5s"
+
+
+def test_the_telling_line_of_a_run_is_stored_with_it(client_everywhere):
+    client = client_everywhere
+    client.submit({"name": "a", "command": "true"})
+    (assignment,) = client.assigned()
+    token, text = assignment["token"], b"\x1b[31mNo \x00license\xff: K\xc3\xb6ln\x1b[0m\nbye\n" + b"x" * 5000
+    client.call("output", client.client_id, "k1", [{"token": token, "offset": 0, "data": text}])
+    report = ended(token, exitCode=3, outputBytes=len(text), line="what a client says")
+    client.beat(runs=[listed(token, "ended")], reports=[report])
+    with client.store.reading() as connection:
+        assert connection.execute(sa.select(run.c.line)).scalar_one() == "No license\ufffd: Köln"
 
 
 def test_output_that_was_lost_is_told_everywhere(client_everywhere):

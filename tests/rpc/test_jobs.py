@@ -562,6 +562,7 @@ class TestOutput:
             "message": "",
             "peakMemory": 2048,
             "outputBytes": 10,
+            "line": "",
         }
         assert (second["attempt"], second["outcome"], second["endTime"]) == (2, "running", None)
 

@@ -42,6 +42,7 @@ QUESTIONS: dict[str, Callable[[Any], object]] = {
     "getNumWaitingJobs": lambda api: api.getNumWaitingJobs(5, 1, 9),
     "getJobIdsAssignedToClient": lambda api: api.getJobIdsAssignedToClient(1),
     "getJobHistory": lambda api: api.getJobHistory(1, 50),
+    "getFailures": lambda api: api.getFailures(2),
     "getJobRuns": lambda api: api.getJobRuns(2),
     "listJobs": lambda api: api.listJobs({"limit": 1000}),
     "listJobs from a cursor, backwards": lambda api: api.listJobs({"cursor": "-id:50000:0"}),
