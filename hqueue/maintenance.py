@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hqueue.errors import PASSING
 from hqueue.lifecycle import bulk, repeats, troubles
 from hqueue.lifecycle.runs import store_progress
+from hqueue.outbox import delivery
 from hqueue.schema import client
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def save_errors(store: Store, errors: ErrorLog) -> None:
 def expire(store: Store) -> None:
     """Remove what is kept for a time only, once that is over."""
     store.write_soon(repeats.expire, durable=False).result()
+    store.write_soon(delivery.expire, durable=False).result()
 
 
 def carry_bulk_on(store: Store) -> int:

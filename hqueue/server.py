@@ -23,6 +23,11 @@ from hqueue.errors import BrokenPromiseError, ConfigError, HQueueError
 from hqueue.farm import FarmMethods
 from hqueue.lifecycle.repair import repair
 from hqueue.local_client import LocalClient
+from hqueue.outbox.delivery import Post
+from hqueue.outbox.letters import Letters
+from hqueue.outbox.mail import Mailer
+from hqueue.outbox.news import MAIL, WEBHOOK
+from hqueue.outbox.webhooks import Caller
 from hqueue.rpc import room
 from hqueue.rpc.dispatch import MethodTable
 from hqueue.rpc.http import Limits
@@ -30,7 +35,8 @@ from hqueue.rpc.transport import FarmServer
 from hqueue.scheduler import INTERVAL_S, Scheduler
 from hqueue.schema import client
 from hqueue.service import Loop, PeriodicService
-from hqueue.store import AwaitTick, DeleteLogs, RunBulk, Store, WakeClient, WakeScheduler
+from hqueue.store import AwaitTick, DeleteLogs, RunBulk, SendLetters, Store, WakeClient, WakeScheduler
+from hqueue.views.failures import digest
 from hqueue.wakeups import Wakeups
 from hqueue.wire.guard import Door, names_of_this_machine
 
@@ -84,6 +90,12 @@ class Server:
         self._checkpoints = self._service(
             "checkpoints", self.store.checkpoint, clock, maintenance.CHECKPOINT_INTERVAL_S
         )
+        self._mail = Post(
+            MAIL, Letters(MAIL, self.store, config, digest), Mailer(config), self.store, clock, self._died
+        )
+        self._webhooks = Post(
+            WEBHOOK, Letters(WEBHOOK, self.store, config, digest), Caller(config, clock), self.store, clock, self._died
+        )
         self._farm = FarmMethods(self._context, self._died)
         self.table = MethodTable(clock, local=self.store.is_local, multicall_bytes=config.max_output_answer_bytes)
         for chapter in chapters(self._context):
@@ -123,6 +135,9 @@ class Server:
             loop = Loop("transport", lambda _: serve(), self._died, interrupt=shutdown)
             ticking = (self._ticker, self._bulk, self._maintenance, self._expiry, self._checkpoints, self._proof)
             self._context.incoming.start()
+            for post in self._outbox():
+                post.start()
+                opened.callback(post.stop)
             for service in (*ticking, self._wakeups, loop):
                 service.start()
                 opened.callback(service.stop)
@@ -156,6 +171,11 @@ class Server:
 
     def _service(self, name: str, tick: Any, clock: Clock, interval_s: float | None) -> PeriodicService:
         return PeriodicService(name, tick, clock, self._died, interval_s=interval_s)
+
+    def _outbox(self) -> list[Post]:
+        """Return the channels of the outbox that the settings ask for."""
+        calls = self._config.webhook_url or self._config.webhook_hosts
+        return [self._mail] * bool(self._config.smtp_server) + [self._webhooks] * bool(calls)
 
     def _listen(self) -> FarmServer:
         config = self._config
@@ -227,6 +247,9 @@ class Server:
                 self.scheduler.await_tick(instruction.done)
             elif isinstance(instruction, RunBulk):
                 self._bulk.wake()
+            elif isinstance(instruction, SendLetters):
+                self._mail.wake()
+                self._webhooks.wake()
             elif isinstance(instruction, DeleteLogs):
                 self._gone.append(instruction.job_id)
 

@@ -45,6 +45,11 @@ class DeleteLogs:
 
 
 @dataclass(frozen=True, slots=True)
+class SendLetters:
+    """There is something to tell people."""
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitTick:
     """Somebody waits for the scheduler's first pass that sees this commit."""
 
@@ -52,7 +57,7 @@ class AwaitTick:
 
 
 # Nudges for after the commit. The rows alone imply the work: one that is lost costs a tick, never a job.
-Instruction = WakeScheduler | WakeClient | RunBulk | DeleteLogs | AwaitTick
+Instruction = WakeScheduler | WakeClient | RunBulk | DeleteLogs | SendLetters | AwaitTick
 
 
 class Session:

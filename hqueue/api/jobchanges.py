@@ -22,6 +22,7 @@ from hqueue.lifecycle.spreading import Change, set_priority
 from hqueue.lifecycle.status import count_in
 from hqueue.lifecycle.trees import is_counted
 from hqueue.matching import Condition, conditions_as_dicts, conditions_from
+from hqueue.outbox.addresses import complaints
 from hqueue.rpc import arguments
 from hqueue.rpc.method import exposed
 from hqueue.schema import job, job_row, job_spec, requirement
@@ -181,6 +182,7 @@ class JobChanges(Chapter):
             _note_idle(session, rows, hooks)
         if names & _WATCHED:
             watch(session, found)
+            _note_untold(session, rows, values_of(Part.SPEC, spec, names & {"emailTo", "webhook"}))
         if names & _CONDITIONS_NAMES:
             self._set_conditions(session, found, conditions_from(spec.conditions or ()))
         changes = values_of(Part.REQUIREMENT, spec, names)
@@ -252,6 +254,14 @@ def _note_idle(session: Session, rows: Sequence[Any], hooks: Mapping[str, Any]) 
             session.record(row.id, "note", row.status, jobspec.never_run(idle))
 
 
+def _note_untold(session: Session, rows: Sequence[Any], given: Mapping[str, Any]) -> None:
+    """Say in the logs of jobs which addresses will be told nothing."""
+    lines = complaints(session.policy, given.get("email_to", ""), given.get("webhook"))
+    for row in rows:
+        for line in lines:
+            session.record(row.id, "note", row.status, line)
+
+
 def _set_columns(session: Session, key: sa.Column[Any], ids: Sequence[int], columns: Mapping[str, Any]) -> None:
     """Set columns of a table for some jobs."""
     if columns:
@@ -297,5 +307,5 @@ _CONDITIONS: Final = (
 )
 _CONDITIONS_NAMES: Final = frozenset({"conditions", "host", "hostgroup"})
 _STARTED_WITH: Final = frozenset({"command", "environment", "shell"})
-_WATCHED: Final = frozenset({*Hook, "emailTo", "emailReasons"})
+_WATCHED: Final = frozenset({*Hook, "emailTo", "emailReasons", "webhook"})
 _CHANGEABLE: Final = PROPERTIES.keys() | _CONDITIONS_NAMES

@@ -48,8 +48,8 @@ class Jobs(Chapter):
         Errors: UnknownAttributeError, which lists the attributes there are.
         Source: 12. Ours are also submittedBy, description, cpus, childCounts ({total, finished, failed}), and on
         request command, shell, environment, minHosts, maxHosts, maxTime, cmdStartTime, cmdEndTime, runnableTime, root,
-        exitCode, inheritsConditions, emailTo, emailReasons, onSuccess, onError, onCancel, onChildError (as they were
-        given), history (a list of {date, event, status, message, by}). logs is a list of
+        exitCode, inheritsConditions, emailTo, emailReasons, webhook, onSuccess, onError, onCancel, onChildError (as
+        they were given), history (a list of {date, event, status, message, by}). logs is a list of
         pairs (text, date); clients and clientsOnHold are lists of {id, clientId, hostname, name, master}.
         """
         wanted, names = arguments.ids(ids, "ids"), names_of(attribs)

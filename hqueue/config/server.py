@@ -56,6 +56,11 @@ class Policy:
     forgive_failures_hours: float = 24  # after which a client's failures count no more
     max_refusals: int = 10  # of one job by as many clients, before it fails
     hook_max_minutes: float = 60  # that a hook may run
+    smtp_server: str = ""  # "": no mail is written
+    email_to: tuple[str, ...] = ()  # who hears of the farm's errors
+    email_domains: tuple[str, ...] = ()  # that jobs may write to; none: all
+    webhook_url: str = ""  # the farm's own
+    webhook_hosts: tuple[str, ...] = ()  # that jobs may call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +127,16 @@ class ServerConfig:
     smtp_user: str = setting("", text_line())
     smtp_password: str = setting("", text_line(), mask=hide)
     smtp_tls: str = setting("off", choice("off", "starttls", "tls"))
+    email_domains: tuple[str, ...] = setting(
+        "", several("domains separated by commas, such as example.com", r"[^\s,/:@]+")
+    )
+    webhook_url: str = setting(
+        "", text_line("nothing, or a URL such as https://chat.example.com/hook", r"(https?://[^\s@]+)?"), mask=hide
+    )
+    webhook_secret: str = setting("", text_line(), mask=hide)
+    webhook_hosts: tuple[str, ...] = setting(
+        "", several("hosts, addresses or networks separated by commas, such as chat.example.com", r"[^\s,@]+")
+    )
 
     shared_network_host: str = setting("", text_line(), key="sharedNetwork.host", old=("hqserver.sharedNetwork.host",))
     shared_network_path: str = setting("", text_line(), key="sharedNetwork.path", old=("hqserver.sharedNetwork.path",))
@@ -215,6 +230,10 @@ def _check_together(
         )
     if values["email_to"] and not values["smtp_server"]:
         warnings.append(f"{given['email_to'].origin}: email_to is set but smtp_server is not; no mail will be sent.")
+    unsigned = [name for name in ("webhook_url", "webhook_hosts") if values[name] and not values["webhook_secret"]]
+    warnings += [
+        f"{given[name].origin}: {name} is set but webhook_secret is not; calls are not signed." for name in unsigned
+    ]
 
 
 def _is_old_style(ini: IniFile) -> bool:

@@ -76,6 +76,7 @@ class JobSpec(NamedTuple):
     on_error: str | dict[str, str] | None = None
     on_cancel: str | dict[str, str] | None = None
     on_child_error: str | dict[str, str] | None = None
+    webhook: str | None = None
     log: tuple[str, ...] = ()  # lines for the job's log: what was accepted but ignored
 
 
@@ -346,6 +347,7 @@ _PROPERTIES: Final[dict[Any, tuple[str, Callable[[Any], Any]]]] = {
     "submittedBy": ("submitted_by", lambda value: read_text(value) or None),
     "emailTo": ("email_to", read_addresses),
     "emailReasons": ("email_reasons", read_reasons),
+    "webhook": ("webhook", lambda value: read_text(value).strip() or None),
     "onSuccess": ("on_success", read_command),
     "onError": ("on_error", read_command),
     "onCancel": ("on_cancel", read_command),

@@ -61,8 +61,10 @@ def values_of(part: Part, spec: JobSpec, names: Collection[str] | None = None) -
 
 
 def is_watched(spec: JobSpec) -> bool:
-    """Tell whether anything may follow what happens to a job: a hook or mail."""
-    return any(getattr(spec, each.name) for each in _HOOKS) or bool(spec.email_to and spec.email_reasons)
+    """Tell whether anything may follow what happens to a job: a hook, mail or a webhook."""
+    return any(getattr(spec, each.name) for each in _HOOKS) or bool(
+        (spec.email_to or spec.webhook) and spec.email_reasons
+    )
 
 
 def watch(session: Session, job_ids: Collection[int]) -> None:
@@ -82,7 +84,10 @@ _WATCH: Final = (
         .where(
             sa.or_(
                 job_spec.c.hooks_json.is_not(None),
-                sa.and_(job_spec.c.email_to != "", job_spec.c.email_reasons != ""),
+                sa.and_(
+                    sa.or_(job_spec.c.email_to != "", job_spec.c.webhook.is_not(None)),
+                    job_spec.c.email_reasons != "",
+                ),
             )
         )
         .exists()
@@ -126,6 +131,7 @@ PROPERTIES: Final[dict[str, tuple[_Place, ...]]] = {
         _column(job_spec.c.tags_json, lambda spec: encode(spec.tags) if spec.tags else "[]"),
         _needs("singles", lambda spec: singles_of(spec.tags)),
     ),
+    "webhook": (_column(job_spec.c.webhook, "webhook"),),
     "triesLeft": (_column(job_row.c.tries_left, "tries"), _column(job_spec.c.tries, "tries")),
 }
 _HOOKS: Final = [place for places in PROPERTIES.values() for place in places if place.part is Part.HOOKS]

@@ -351,6 +351,6 @@ def lose_client(session: Session, client_id: int, label: str) -> int:
         held = ", ".join(str(row.job_id) for row in runs[:_MOST_NAMED]) + (", …" if len(runs) > _MOST_NAMED else "")
         text = f"{label} stopped reporting with {len(runs)} run{'' if len(runs) == 1 else 's'} (jobs {held})"
         notes.add(session, text, client_id=client_id)
-        troubles.count(session, "stopped reporting while it ran jobs", client_id=client_id)
+    troubles.count(session, f"stopped reporting{' while it ran jobs' if runs else ''}", client_id=client_id)
     log.warning("client %s was lost with %d runs", label, len(runs))
     return len(runs)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from hqueue.database import listed
 from hqueue.lifecycle.requirements import give, read_requirement
 from hqueue.matching import conditions_from
+from hqueue.outbox.news import Happened, announce
 from hqueue.schema import job, job_edge, job_row, job_spec, requirement
 from hqueue.states import SETTLED
 from hqueue.store import Session, WakeScheduler
@@ -43,8 +44,10 @@ def set_priority(session: Session, rows: Sequence[Any], priority: int) -> None:
     changed = [row for row in rows if row.priority != priority]
     if changed:
         session.connection.execute(_SET_PRIORITY, {"jobs": [row.id for row in changed], "given": priority})
-        for row in changed:
-            session.record(row.id, PRIORITY_CHANGED, row.status, f"{row.priority} > {priority}")
+        told = [Happened(row.id, (PRIORITY_CHANGED,), row.status, f"{row.priority} > {priority}") for row in changed]
+        for each in told:
+            session.record(each.job_id, PRIORITY_CHANGED, each.status, each.message)
+        announce(session, told)
         session.after_commit(WakeScheduler())
 
 

@@ -23,6 +23,7 @@ from hqueue.lifecycle.rows import (
     rescue_note,
 )
 from hqueue.lifecycle.runrows import fence, read_wishes, set_wish
+from hqueue.outbox.news import Happened, announce
 from hqueue.schema import event as event_table
 from hqueue.schema import job_edge, job_row, job_spec
 from hqueue.states import (
@@ -259,17 +260,24 @@ class _Change:
 
     def _record(self, changes: list[tuple[JobRow, JobRow]], event: JobEvent) -> None:
         rescued: dict[int, str] = {}
+        told: list[Happened] = []
         for before, after in changes:
             if before.status is after.status and event not in {JobEvent.PAUSE, JobEvent.RESUME, JobEvent.RESCHEDULE}:
                 continue
             message = self._words(event, before, after)
-            self._session.record(after.id, change_name(event, before, after), after.status, message)
+            name = change_name(event, before, after)
+            self._session.record(after.id, name, after.status, message)
+            ends_tree = after.is_root and after.status in SETTLED
+            if after.watched or (ends_tree and self._session.policy.webhook_url):
+                reasons = (name,) if before.status is after.status else (name, after.status.value)
+                told.append(Happened(after.id, reasons, after.status, message, ends_tree=ends_tree))
             rescue = rescue_note(event, before, after, message, self._session.policy.max_rescues)
             if rescue:
                 rescued[after.id] = rescue
             reason = f" ({message})" if message else ""
             log.info("job %d %s > %s%s", after.id, before.status.value, after.status.value, reason)
         notes.add_to_jobs(self._session, rescued)
+        announce(self._session, told)
 
     def _words(self, event: JobEvent, before: JobRow, after: JobRow) -> str:
         if event is not self._event or event is JobEvent.LAST_CHILD_SETTLED:

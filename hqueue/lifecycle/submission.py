@@ -17,6 +17,8 @@ from hqueue.lifecycle.requirements import requirement_id
 from hqueue.lifecycle.rows import load
 from hqueue.lifecycle.status import apply
 from hqueue.matching import Condition, Requirement, conditions_from
+from hqueue.outbox.addresses import complaints
+from hqueue.outbox.news import Happened, announce
 from hqueue.schema import job, job_edge, job_row, job_spec, requirement
 from hqueue.states import AT_ONCE, SETTLED, UNSUCCESSFUL, Cause, JobEvent, JobStatus, by_children
 from hqueue.store import Session, WakeScheduler
@@ -85,7 +87,6 @@ class Submission:
         self._priorities = self._inherited(lambda index: jobs[index].priority, self._above(found.priorities, 0))
         self._parents_of = self._parents()
         self._statuses, self._unsettled, self._unsuccessful = self._count(self._paused())
-        self._hooks = self._hooks_at_once()
         self._is_tree = self._forms_tree()
         self._sums = self._add_up()
         # An edge is stored with the later of its jobs.
@@ -145,7 +146,9 @@ class Submission:
     def _record(self, session: Session, index: int, *, jobs: int) -> None:
         job_id, status = self.ids[index], self._statuses[index]
         session.record(job_id, "submitted", status, jobs=jobs)
-        for line in self._jobs[index].log:
+        spec = self._jobs[index]
+        untold = complaints(session.policy, ",".join(spec.email_to), spec.webhook)
+        for line in (*spec.log, *untold):
             session.record(job_id, "note", status, line, jobs=0)
 
     def still_holds(self, session: Session) -> bool:
@@ -164,7 +167,7 @@ class Submission:
             session.connection.execute(_NO_ROOTS, {"jobs": roots})
         if JobStatus.RUNNABLE in self._statuses:
             session.after_commit(WakeScheduler())
-        hooks.queue(session, self._hooks)
+        self._tell(session)
         for root_id in set(self._found.roots.values()):
             blocklist.reconsider(session, root_id, self.first_id - 1)
         if self._up:
@@ -237,13 +240,19 @@ class Submission:
             )
         return statuses, unsettled, unsuccessful
 
-    def _hooks_at_once(self) -> list[tuple[int, Hook]]:
-        """Return the hooks of jobs that are settled as they come, for they have nothing to wait for and no command."""
-        return [
-            (self.ids[index], AT_ONCE[status])
-            for index, status in enumerate(self._statuses)
-            if status in AT_ONCE and properties.is_watched(self._jobs[index])
-        ]
+    def _tell(self, session: Session) -> None:
+        """Have hooks run of jobs that are settled as they come, and people told what the jobs begin with."""
+        everything = bool(session.policy.webhook_url)
+        told: list[Happened] = []
+        due: list[tuple[int, Hook]] = []
+        for job_id, spec, status, parents in zip(self.ids, self._jobs, self._statuses, self._parents_of, strict=True):
+            watched, ends_tree = properties.is_watched(spec), status in SETTLED and not parents
+            if watched and status in AT_ONCE:
+                due.append((job_id, AT_ONCE[status]))
+            if watched or (ends_tree and everything):
+                told.append(Happened(job_id, (status.value,), status, ends_tree=ends_tree))
+        hooks.queue(session, due)
+        announce(session, told)
 
     def _forms_tree(self) -> bool:
         """Tell whether every new job has one parent at most, and no existing job gets another one."""

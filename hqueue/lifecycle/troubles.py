@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from hqueue.outbox.news import tell_of_trouble
 from hqueue.schema import trouble
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ _DAY_MS: Final = 86_400_000
 def count(session: Session, message: str, *, client_id: int = SERVER, times: int = 1) -> None:
     """Count an error; what is too old or too much goes.
 
-    Writes: trouble.
+    Writes: trouble; news, for those who hear of the farm's errors.
     """
+    tell_of_trouble(session)
     connection = session.connection
     day = session.now_ms // _DAY_MS
     digest = hashlib.sha256(message.encode("utf-8", "replace")).hexdigest()

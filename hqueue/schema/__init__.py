@@ -28,6 +28,7 @@ from hqueue.schema.jobs import (
     shell,
     submission,
 )
+from hqueue.schema.outbox import letter, news
 
 __all__ = [
     "OUR_TABLES",
@@ -46,7 +47,9 @@ __all__ = [
     "job_edge",
     "job_row",
     "job_spec",
+    "letter",
     "metadata",
+    "news",
     "note",
     "note_thread",
     "requirement",

@@ -126,6 +126,7 @@ job_spec = Table(
     Column("submitted_by", LongText, nullable=False),
     Column("email_to", LongText, nullable=False),
     Column("email_reasons", Text, nullable=False),
+    Column("webhook", LongText),
     Column("hooks_json", LongText),  # onSuccess, onError, onCancel, onChildError, as far as given
     Column("show_blocked_warning", Boolean, nullable=False),
     **NO_AUTOINCREMENT,

@@ -345,6 +345,7 @@ _ON_REQUEST: Final[dict[str, Attribute[Batch]]] = {
     "root": plain(job.c.root_id, Shape.NUMBER),
     "runnableTime": date(job.c.runnable_at),
     "shell": plain(job_spec.c.shell),
+    "webhook": plain(job_spec.c.webhook),
 }
 JOB_ATTRIBUTES: Final = {**_DEFAULT, **_ON_REQUEST}
 DEFAULT_JOB_ATTRIBUTES: Final = tuple(_DEFAULT)
