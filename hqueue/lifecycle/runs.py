@@ -19,6 +19,7 @@ from hqueue.lifecycle import blocklist, hooks, notes, refusals, reservations, tr
 from hqueue.lifecycle.rows import load, statuses
 from hqueue.lifecycle.runrows import RunRow, abandon, current, fence, open_runs
 from hqueue.lifecycle.status import apply
+from hqueue.outbox.news import tell_of_trouble
 from hqueue.protocol import EXITED, KILLED, LOST, REFUSED, Report
 from hqueue.schema import client, job, job_row, run
 from hqueue.states import Cause, JobEvent, JobStatus
@@ -351,6 +352,8 @@ def lose_client(session: Session, client_id: int, label: str) -> int:
         held = ", ".join(str(row.job_id) for row in runs[:_MOST_NAMED]) + (", …" if len(runs) > _MOST_NAMED else "")
         text = f"{label} stopped reporting with {len(runs)} run{'' if len(runs) == 1 else 's'} (jobs {held})"
         notes.add(session, text, client_id=client_id)
-    troubles.count(session, f"stopped reporting{' while it ran jobs' if runs else ''}", client_id=client_id)
+        troubles.count(session, "stopped reporting while it ran jobs", client_id=client_id)
+    else:
+        tell_of_trouble(session, f"{label}: stopped reporting")
     log.warning("client %s was lost with %d runs", label, len(runs))
     return len(runs)

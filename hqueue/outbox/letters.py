@@ -29,6 +29,7 @@ MOST_AN_HOUR: Final = 100  # mails of a submitter
 HOUR_MS: Final = 3_600_000
 _SHOWN: Final = 10
 _MOST_NAMED: Final = 50
+_LONGEST: Final = 120  # characters of a text in a subject
 _AT_ONCE: Final = 5_000  # news read for one pass
 _ENDS: Final = frozenset(SETTLED)
 
@@ -84,28 +85,26 @@ class Letters:
 
     def _groups(self, connection: sa.Connection, rows: Sequence[Any], now_ms: int) -> list[list[Any]]:
         """Return the news that are due, together what goes into one letter."""
-        if self._channel == WEBHOOK:
-            return [[row] for row in rows if row.job_id != FARM or self._is_farms_turn(connection, now_ms)]
         groups: dict[tuple[str, int], list[Any]] = defaultdict(list)
         for row in rows:
-            groups[row.address, row.root_id].append(row)
+            alone = self._channel == WEBHOOK and row.job_id != FARM
+            groups[row.address, row.id if alone else -row.root_id].append(row)
+        given = {"channel": self._channel, "since": now_ms - FARM_EVERY_MS}
+        farms_turn = connection.execute(_FARMS_LAST, given).first() is None
         turn = _Turn(connection, rows, now_ms)
         return [
             group
-            for (_, root_id), group in groups.items()
-            if (self._is_farms_turn(connection, now_ms) if root_id == FARM else turn.has_come(group))
+            for group in groups.values()
+            if (farms_turn if group[0].job_id == FARM else self._channel == WEBHOOK or turn.has_come(group))
         ]
-
-    def _is_farms_turn(self, connection: sa.Connection, now_ms: int) -> bool:
-        given = {"channel": self._channel, "since": now_ms - FARM_EVERY_MS}
-        return connection.execute(_FARMS_LAST, given).first() is None
 
     def _letters(self, connection: sa.Connection, group: Sequence[Any]) -> list[dict[str, Any]]:
         first = group[0]
         if first.job_id == FARM:
             errors = connection.execute(_TROUBLES, {"since": first.at}).all()
             addresses = self._config.email_to if self._channel == MAIL else ("",)
-            return [self._letter(first, address, *self._of_farm(errors)) for address in addresses]
+            said = self._of_farm(errors, [row.message for row in group if row.message])
+            return [self._letter(first, address, *said) for address in addresses]
         top = first.job_id if len(group) == 1 else first.root_id
         digest = self._read_digest(connection, top, _SHOWN)
         said = self._call(first, digest) if self._channel == WEBHOOK else self._of_jobs(connection, group, top, digest)
@@ -125,15 +124,15 @@ class Letters:
             "attempts": 0,
         }
 
-    def _of_farm(self, errors: Sequence[Any]) -> tuple[str, str]:
-        told = [{"client": _who(row), "message": row.message, "timesToday": row.times} for row in errors[:_MOST_NAMED]]
+    def _of_farm(self, errors: Sequence[Any], texts: Sequence[str]) -> tuple[str, str]:
+        """Return a letter about what people were told in so many words, and about errors that were counted."""
+        lines = [*texts, *(f"{_who(row)}: {row.message} ({row.times} times today)" for row in errors)]
+        shown, more = lines[:_MOST_NAMED], len(lines) - _MOST_NAMED
+        if more > 0:
+            shown.append(f"and {more} others; getServerErrors and getClientErrors have all errors")
         if self._channel == WEBHOOK:
-            return "", json.dumps({"event": TROUBLE, "errors": told, "more": len(errors) - len(told)})
-        lines = [f"{each['client']}: {each['message']} ({each['timesToday']} times today)" for each in told]
-        if len(errors) > len(told):
-            lines.append(f"and {len(errors) - len(told)} others; getServerErrors and getClientErrors have them all")
-        about = told[0]["client"] if len({each["client"] for each in told}) == 1 else "the farm"
-        return f"[hqueue] {len(errors)} error{'' if len(errors) == 1 else 's'} of {about}", _text(lines)
+            return "", json.dumps({"event": TROUBLE, "errors": shown})
+        return f"[hqueue] {lines[0][:_LONGEST]}" if len(lines) == 1 else f"[hqueue] {len(lines)} troubles", _text(shown)
 
     def _of_jobs(
         self, connection: sa.Connection, group: Sequence[Any], top: int, digest: Digest | None

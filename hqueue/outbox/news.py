@@ -85,17 +85,19 @@ def _rows(session: Session, change: Happened, spec: Any) -> Iterator[dict[str, A
         yield told | {"channel": WEBHOOK, "address": "", "reason": change.status}
 
 
-def tell_of_trouble(session: Session) -> None:
-    """Note that there are new errors of the server or of clients to tell of.
+def tell_of_trouble(session: Session, text: str = "") -> None:
+    """Note that there is something to tell of the farm: a text, or else the errors that are counted from now on.
 
-    Writes: news, one row per channel, which stands for all errors from its moment on.
+    Writes: news; one row per channel stands for all errors from its moment on.
     """
     policy = session.policy
     channels = [MAIL] * bool(policy.email_to and policy.smtp_server) + [WEBHOOK] * bool(policy.webhook_url)
     for channel in channels:
-        query = sa.select(news.c.id).where(news.c.channel == channel, news.c.job_id == FARM).limit(1)
-        if session.connection.execute(query).first() is None:
-            values = {"channel": channel, "address": "", "reason": TROUBLE, "at": session.now_ms}
-            values |= {"job_id": FARM, "root_id": FARM, "name": "", "submitter": "", "status": "", "message": ""}
+        noted = (
+            sa.select(news.c.id).where(news.c.channel == channel, news.c.job_id == FARM, news.c.message == "").limit(1)
+        )
+        if text or session.connection.execute(noted).first() is None:
+            values = {"channel": channel, "address": "", "reason": TROUBLE, "at": session.now_ms, "message": text}
+            values |= {"job_id": FARM, "root_id": FARM, "name": "", "submitter": "", "status": ""}
             session.connection.execute(sa.insert(news).values(values | {"noted_ms": session.steady_ms}))
             session.after_commit(SendLetters())

@@ -25,6 +25,7 @@ from hqueue.farm.heartbeats import Heartbeat
 from hqueue.groupcommit import GroupCommit
 from hqueue.lifecycle.incoming import Incoming, _Call
 from hqueue.live import LiveClient, LiveFarm
+from hqueue.outbox.delivery import Post
 from hqueue.rpc.dispatch import Method, MethodTable, Where
 from hqueue.rpc.handler import RequestHandler
 from hqueue.rpc.http import Limits, parse_head
@@ -387,9 +388,32 @@ class Arriving(Case):
         return call.future  # type: ignore[no-any-return]
 
 
+class Posting(Case):
+    """A channel of the outbox, whose letters are the test's steps."""
+
+    name = "mail"
+    dies_of_any = True
+
+    def build(self, store: Store, folder: Path) -> Any:
+        sick: Any = self
+        return Post("mail", sick, sick, store, SystemClock(), self.deaths)
+
+    def make(self, _now_ms: int) -> bool:
+        while not self.steps.empty():
+            self.steps.get()()
+        return False
+
+    def close(self) -> None:
+        """Be the sender, too."""
+
+    def do(self, step: Step) -> None:
+        self.steps.put(step)
+        self.service.wake()
+
+
 KINDS = [
     Ticking, Looping, One, Three, Finishing, Grouping,
-    Flushing, Committing, Arriving, Working, Beating, Waking, Listening, Linking,
+    Flushing, Committing, Arriving, Working, Beating, Waking, Listening, Linking, Posting,
 ]  # fmt: skip
 
 

@@ -127,6 +127,16 @@ def wakeups(sick: Server, patch: Patch) -> None:
     sick._wakeups.wake(1)
 
 
+def mail(sick: Server, patch: Patch) -> None:
+    patch.setattr(sick._mail._letters, "make", boom)
+    sick._mail.wake()
+
+
+def webhooks(sick: Server, patch: Patch) -> None:
+    patch.setattr(sick._webhooks._sender, "close", boom)
+    sick._webhooks.wake()
+
+
 def watcher(_sick: Server, _patch: Patch) -> None:
     """Do nothing: the local client's process is one that nobody can wait for."""
 
@@ -144,7 +154,7 @@ class Process:
 
 ENDS = [
     scheduler, bulk, saving, checkpoints, group_commit, flusher, workers, farm_workers, big_workers, transport,
-    heartbeats, wakeups, watcher,
+    heartbeats, wakeups, mail, webhooks, watcher,
 ]  # fmt: skip
 
 
@@ -178,6 +188,8 @@ def test_the_server_ends_in_order(
             "host": "127.0.0.1",
             "database_url": f"sqlite:///{tmp_path}/größe.db",
             "job_logs_dir": str(tmp_path / "logs"),
+            "smtp_server": "127.0.0.1",
+            "webhook_hosts": "127.0.0.1",
         },
         environ={"HOME": str(tmp_path)},
     )

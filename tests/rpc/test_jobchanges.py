@@ -169,9 +169,10 @@ class TestProperties:
         assert job == {key: properties[key] for key in job}
         assert api.getJob(untouched) == kept
         log = api.getJob(job_id, ["history"])["history"]
-        assert [line["event"] for line in log] == ["submitted", "properties changed", "priority changed"]
-        assert "cpus, description" in log[1]["message"]
-        assert "priority" not in log[1]["message"]
+        assert [line["event"] for line in log] == ["submitted", "note", "properties changed", "priority changed"]
+        assert log[1]["message"] == "emailTo: no mail is sent, for the server has no smtp_server"
+        assert "cpus, description" in log[2]["message"]
+        assert "priority" not in log[2]["message"]
 
     def test_only_what_is_named_changes(self, api):
         job_id = api.newjob({"name": "x", "command": "c", "cpus": 2, "tags": ["single"], "maxTime": 5})[0]

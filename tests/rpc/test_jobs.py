@@ -129,6 +129,7 @@ class TestAsking:
             "inheritsConditions": False,
             "emailTo": "",
             "emailReasons": "",
+            "webhook": None,
             "onSuccess": None,
             "onError": None,
             "onCancel": None,

@@ -203,15 +203,17 @@ class TestFarm:
         farm = box.farm
         farm.write(lambda session: troubles.count(session, "die Platte ist voll"))
         (mail,) = box.later()
-        assert (mail.address, mail.subject) == ("farm@example.com", "[hqueue] 1 error of server")
-        assert "server: die Platte ist voll (1 times today)" in mail.body
+        assert (mail.address, mail.subject) == (
+            "farm@example.com",
+            "[hqueue] server: die Platte ist voll (1 times today)",
+        )
         box.clock.advance(1)
         farm.write(lambda session: lose_client(session, box.machine.id, box.machine.label))
         farm.write(lambda session: troubles.count(session, "noch etwas"))
         assert box.later(590) == []
         (mail,) = box.later(10)
-        assert mail.subject == "[hqueue] 2 errors of the farm"
-        assert "farm-ü: stopped reporting (1 times today)" in mail.body
+        assert mail.subject == "[hqueue] 2 troubles"
+        assert mail.body == "farm-ü: stopped reporting\nserver: noch etwas (1 times today)\n"
         assert box.later(1200) == []
 
     def test_nobody_who_wants_it(self, store: Store, clock: FakeClock) -> None:
@@ -319,7 +321,7 @@ class TestWebhooks:
             assert told["digest"]["causes"] == [{"line": "No licence", "count": 1, "example": child}]
         box.farm.write(lambda session: troubles.count(session, "kaputt"))
         (farms,) = box.later()
-        assert json.loads(farms.body)["errors"] == [{"client": "server", "message": "kaputt", "timesToday": 1}]
+        assert json.loads(farms.body)["errors"] == ["server: kaputt (1 times today)"]
         assert box.waiting() == 0
 
     @pytest.mark.parametrize(

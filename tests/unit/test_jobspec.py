@@ -269,6 +269,8 @@ COERCIONS: list[tuple[str, Any, str, Any]] = [
     ("command", {"linux": "a\r\nb", "windows": "c\rd"}, "command", {"linux": "a\nb", "windows": "c\nd"}),
     ("command", "\r\n", "command", None),
     ("onError", "a\r\nb", "on_error", "a\nb"),
+    ("webhook", " https://chat.example.com/ü ", "webhook", "https://chat.example.com/ü"),
+    ("webhook", "", "webhook", None),
     ("command", b"echo \xc3\xa9", "command", "echo é"),
     ("command", "", "command", None),
     ("command", " \n", "command", None),
@@ -370,7 +372,8 @@ class TestProperties:
         job = one(**{name: value})
         assert getattr(job, field) == expected
         assert type(getattr(job, field)) is type(expected)
-        assert job._replace(**{field: JobSpec("")._asdict()[field], "name": "Straße 7"}) == one()
+        plain = {field: JobSpec("")._asdict()[field], "name": "Straße 7", "log": ()}  # which names hooks that never run
+        assert job._replace(**plain) == one()
 
     @pytest.mark.parametrize("reason", values.EMAIL_REASONS)
     def test_every_reason_for_an_email(self, reason: str) -> None:
@@ -408,6 +411,11 @@ class TestProperties:
     def test_a_known_property_one_edit_away_is_named_too(self, name: str, meant: str | None) -> None:
         (line,) = one(**{name: 1}).log
         assert line.partition(": ")[2] == (f"{name!r} (meant {meant}?)" if meant else repr(name))
+
+    def test_hooks_that_never_run_are_named(self) -> None:
+        hooks = {"onSuccess": "a", "onError": "b", "onCancel": {"linux": "c"}, "onChildError": "d"}
+        assert one(**hooks).log == ("onCancel and onError: never run, for the job has no command",)
+        assert one(command="x", **hooks).log == one(onError="").log == ()
 
     def test_of_many_unknown_properties_the_first_are_named(self) -> None:
         (line,) = one(**{f"x{number}": 1 for number in range(1000)}).log
