@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from hqueue.config import ServerConfig
     from hqueue.store import Session, Store
 
-FARM_EVERY_MS: Final = 600_000  # the farm's errors, and what happens below one root
+EVERY_MS: Final = 600_000  # the farm's errors, and what happens below one root
+LOOK_AGAIN_MS: Final = 60_000  # whether the root is over that news wait for
 GATHER_MS: Final = 5_000  # that the news of a job below others waits for more of the same
 MOST_AN_HOUR: Final = 100  # mails of a submitter
 HOUR_MS: Final = 3_600_000
@@ -71,32 +72,40 @@ class Letters:
         self._config = config
         self._read_digest = read_digest
 
-    def make(self, now_ms: int) -> bool:
-        """Make letters of what is due; tell whether news are left that wait for their time."""
+    def make(self, now_ms: int) -> None:
+        """Make letters of the news that are due; those whose time has not come are looked at again later."""
         with self._store.reading() as connection:
-            rows = connection.execute(_NEWS, {"channel": self._channel, "most": _AT_ONCE}).all()
+            rows = connection.execute(_DUE, {"channel": self._channel, "now": now_ms, "most": _AT_ONCE}).all()
             if not rows:
-                return False
-            groups = self._groups(connection, rows, now_ms)
-            made = [self._letters(connection, group) for group in groups]
-        for group, letters in zip(groups, made, strict=True):
+                return
+            ready, waiting = self._groups(connection, rows, now_ms)
+            made = [(group, self._letters(connection, group)) for group in ready]
+        for group, letters in made:
             self._store.write_soon(partial(_store, group=group, letters=letters)).result()
-        return sum(map(len, groups)) < len(rows) or len(rows) == _AT_ONCE
+        if waiting:
+            self._store.write_soon(lambda session: session.connection.execute(_WAIT, waiting)).result()
 
-    def _groups(self, connection: sa.Connection, rows: Sequence[Any], now_ms: int) -> list[list[Any]]:
-        """Return the news that are due, together what goes into one letter."""
+    def _groups(
+        self, connection: sa.Connection, rows: Sequence[Any], now_ms: int
+    ) -> tuple[list[Sequence[Any]], list[dict[str, int]]]:
+        """Return what goes into one letter each, and when to look again at what does not."""
         groups: dict[tuple[str, int], list[Any]] = defaultdict(list)
         for row in rows:
             alone = self._channel == WEBHOOK and row.job_id != FARM
             groups[row.address, row.id if alone else -row.root_id].append(row)
-        given = {"channel": self._channel, "since": now_ms - FARM_EVERY_MS}
-        farms_turn = connection.execute(_FARMS_LAST, given).first() is None
-        turn = _Turn(connection, rows, now_ms)
-        return [
-            group
-            for group in groups.values()
-            if (farms_turn if group[0].job_id == FARM else self._channel == WEBHOOK or turn.has_come(group))
-        ]
+        turn = _Turn(connection, self._channel, rows, now_ms)
+        ready: list[Sequence[Any]] = []
+        waiting: list[dict[str, int]] = []
+        for (address, key), group in groups.items():
+            wait_ms = turn.wait_ms(group)
+            if wait_ms > 0:
+                waiting += [{"key_id": row.id, "later": now_ms + wait_ms} for row in group]
+            elif key > 0:
+                ready.append(group)
+            else:  # with those that are not due yet
+                given = {"channel": self._channel, "root": -key, "to": address}
+                ready.append(connection.execute(_TOGETHER, given).all())
+        return ready, waiting
 
     def _letters(self, connection: sa.Connection, group: Sequence[Any]) -> list[dict[str, Any]]:
         first = group[0]
@@ -176,27 +185,35 @@ class Letters:
 
 
 class _Turn:
-    """Whether the mail about what happened below a root is due."""
+    """How long what happened is not to be told yet."""
 
-    def __init__(self, connection: sa.Connection, rows: Iterable[Any], now_ms: int) -> None:
+    def __init__(self, connection: sa.Connection, channel: str, rows: Iterable[Any], now_ms: int) -> None:
+        self._channel = channel
         self._now_ms = now_ms
         ids = sorted({row.root_id for row in rows})
         self._roots = {row.id: row for row in connection.execute(_ROOTS, {"jobs": ids})}
-        recent = connection.execute(_RECENT, {"jobs": ids, "since": now_ms - FARM_EVERY_MS})
-        self._recent = {(row.address, row.root_id) for row in recent}
+        recent = connection.execute(_RECENT, {"channel": channel, "jobs": ids, "since": now_ms - EVERY_MS})
+        self._latest: dict[tuple[str, int], int] = {}
+        for row in recent:
+            # The farm's letters go to several addresses, all at once.
+            key = ("" if row.root_id == FARM else row.address, row.root_id)
+            self._latest[key] = max(row.made_ms, self._latest.get(key, 0))
 
-    def has_come(self, group: Sequence[Any]) -> bool:
+    def wait_ms(self, group: Sequence[Any]) -> int:
+        """Return how long some news about one root for one address wait; 0 or less: not any more."""
         first = group[0]
-        if any(row.job_id == first.root_id for row in group):
-            return True
+        key = (first.address, first.root_id)
+        pause_ms = self._latest.get(key, self._now_ms - EVERY_MS) + EVERY_MS - self._now_ms
+        if first.job_id == FARM:
+            return pause_ms
+        if self._channel == WEBHOOK or any(row.job_id == first.root_id for row in group):
+            return 0
         root = self._roots.get(first.root_id)
         if root is not None and root.status not in SETTLED:
             reasons = set(root.email_reasons.split(","))
             if first.address in root.email_to.split(",") and all(row.reason in reasons & _ENDS for row in group):
-                return False  # the mail about the root's end will say the same
-        if (first.address, first.root_id) in self._recent:
-            return False
-        return bool(self._now_ms - first.noted_ms >= GATHER_MS)
+                return LOOK_AGAIN_MS  # the mail about the root's end will say the same
+        return int(max(pause_ms, first.noted_ms + GATHER_MS - self._now_ms))
 
 
 def _store(session: Session, group: Sequence[Any], letters: Sequence[dict[str, Any]]) -> None:
@@ -259,9 +276,19 @@ def _text(lines: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_NEWS: Final = (
-    sa.select(news).where(news.c.channel == sa.bindparam("channel")).order_by(news.c.id).limit(sa.bindparam("most"))
+_DUE: Final = (
+    sa.select(news)
+    .where(news.c.channel == sa.bindparam("channel"), news.c.due_ms <= sa.bindparam("now"))
+    .order_by(news.c.due_ms, news.c.id)
+    .limit(sa.bindparam("most"))
 )
+_TOGETHER: Final = (
+    sa.select(news)
+    .where(news.c.channel == sa.bindparam("channel"), news.c.root_id == sa.bindparam("root"))
+    .where(news.c.address == sa.bindparam("to"))
+    .order_by(news.c.id)
+)
+_WAIT: Final = sa.update(news).where(news.c.id == sa.bindparam("key_id")).values(due_ms=sa.bindparam("later"))
 _FORGET: Final = sa.delete(news).where(news.c.id.in_(listed("news")))
 _NAME: Final = sa.select(job.c.name).where(job.c.id == sa.bindparam("job"))
 _ROOTS: Final = (
@@ -269,15 +296,10 @@ _ROOTS: Final = (
     .join(job_spec, job_spec.c.job_id == job.c.id)
     .where(job.c.id.in_(listed("jobs")))
 )
-_RECENT: Final = sa.select(letter.c.address, letter.c.root_id).where(
-    letter.c.channel == MAIL, letter.c.root_id.in_(listed("jobs")), letter.c.made_ms > sa.bindparam("since")
-)
-_FARMS_LAST: Final = (
-    sa.select(letter.c.id)
-    .where(
-        letter.c.channel == sa.bindparam("channel"), letter.c.kind == "farm", letter.c.made_ms > sa.bindparam("since")
-    )
-    .limit(1)
+_RECENT: Final = sa.select(letter.c.address, letter.c.root_id, letter.c.made_ms).where(
+    letter.c.channel == sa.bindparam("channel"),
+    letter.c.root_id.in_(listed("jobs")),
+    letter.c.made_ms > sa.bindparam("since"),
 )
 _WITHIN_AN_HOUR: Final = (
     sa.select(letter.c.kind, sa.func.count())

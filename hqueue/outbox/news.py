@@ -74,6 +74,7 @@ def _rows(session: Session, change: Happened, spec: Any) -> Iterator[dict[str, A
         "message": change.message,
         "at": session.now_ms,
         "noted_ms": session.steady_ms,
+        "due_ms": session.steady_ms,
     }
     if reason and policy.smtp_server:
         for address in filter(None, spec.email_to.split(",")):
@@ -99,5 +100,7 @@ def tell_of_trouble(session: Session, text: str = "") -> None:
         if text or session.connection.execute(noted).first() is None:
             values = {"channel": channel, "address": "", "reason": TROUBLE, "at": session.now_ms, "message": text}
             values |= {"job_id": FARM, "root_id": FARM, "name": "", "submitter": "", "status": ""}
-            session.connection.execute(sa.insert(news).values(values | {"noted_ms": session.steady_ms}))
+            session.connection.execute(
+                sa.insert(news).values(values | {"noted_ms": session.steady_ms, "due_ms": session.steady_ms})
+            )
             session.after_commit(SendLetters())

@@ -21,8 +21,11 @@ news = Table(
     Column("status", String(16), nullable=False),
     Column("message", LongText, nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("noted_ms", BigInteger, nullable=False),  # by a clock that never jumps
-    Index("ix_news_channel", "channel", "id"),
+    # By a clock that never jumps: when it happened, and when to look whether it is to be told now.
+    Column("noted_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Index("ix_news_due", "channel", "due_ms"),
+    Index("ix_news_root_id", "root_id"),
     **OPTIONS,
 )
 

@@ -82,11 +82,13 @@ def _make_outbox() -> None:
         sa.Column("message", LongText, nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("noted_ms", sa.BigInteger(), nullable=False),
+        sa.Column("due_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_news")),
         sqlite_autoincrement=True,
         **OPTIONS,
     )
-    op.create_index("ix_news_channel", "news", ["channel", "id"])
+    op.create_index("ix_news_due", "news", ["channel", "due_ms"])
+    op.create_index("ix_news_root_id", "news", ["root_id"])
     op.create_table(
         "letter",
         sa.Column("id", Id, nullable=False),

@@ -398,10 +398,9 @@ class Posting(Case):
         sick: Any = self
         return Post("mail", sick, sick, store, SystemClock(), self.deaths)
 
-    def make(self, _now_ms: int) -> bool:
+    def make(self, _now_ms: int) -> None:
         while not self.steps.empty():
             self.steps.get()()
-        return False
 
     def close(self) -> None:
         """Be the sender, too."""

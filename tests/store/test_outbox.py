@@ -15,6 +15,7 @@ from hqueue.lifecycle.bulk import Action
 from hqueue.lifecycle.runs import lose_client
 from hqueue.lifecycle.spreading import set_priority
 from hqueue.outbox import delivery
+from hqueue.outbox import letters as letters_module
 from hqueue.outbox.delivery import LineDownError, NotTakenError, Post
 from hqueue.outbox.letters import MOST_AN_HOUR, Letters
 from hqueue.outbox.news import MAIL, WEBHOOK
@@ -176,7 +177,21 @@ class TestTrees:
         box.machine.end(children[0], 1)
         assert box.later(60) == []
         box.farm.act(Action.CANCEL, top)
-        assert box.subjects() == [("ana@example.com", f'[hqueue] job {children[0]} "Bild 0" failed')]
+        assert box.subjects(60) == [("ana@example.com", f'[hqueue] job {children[0]} "Bild 0" failed')]
+
+    def test_thousands_that_wait_for_their_root_hold_up_nobody(self, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(letters_module, "_AT_ONCE", 10)
+        same = {**ANA, "emailReasons": "failed"}
+        top, children = self.tree(box, root=same, child=same)
+        for each in children[:-1]:
+            box.machine.end(each, 1)
+        other = box.farm.add("andere", emailReasons="runnable", **ANA)
+        found = [subject for _ in range(5) for _, subject in box.subjects(1)]
+        assert found == [f'[hqueue] job {other} "andere" runnable']
+        box.machine.end(children[-1], 1)
+        found = [subject for _ in range(5) for _, subject in box.subjects(1)]
+        assert found == [f'[hqueue] job {top} "Film" failed']
+        assert box.waiting() == 0
 
     def test_a_job_that_is_gone_is_told_of_all_the_same(self, box: Box) -> None:
         job_id = box.farm.add("weg", emailReasons="cancelled", **ANA)
