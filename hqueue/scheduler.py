@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from hqueue.clock import Clock
     from hqueue.config import ServerConfig
+    from hqueue.lifecycle.hooks import Start
     from hqueue.live import LiveClient
     from hqueue.matching import Placement as Placed
     from hqueue.matching import Requirement
@@ -67,6 +68,7 @@ class Scheduler:
         self._firsts = Firsts(int(config.hold_after_s * 1000))
         self._abandoned = Abandoned(config.rescue_abandoned_minutes * 60)
         self._hooks = WaitingHooks(farm)
+        self._due_hooks: tuple[Sequence[Start], Sequence[int]] = ([], [])  # by the latest look
         self._waiting: list[Future[None]] = []
         self._released = False
         self._mutex = threading.Lock()
@@ -98,7 +100,6 @@ class Scheduler:
         counts = TickCounts()
         try:
             self._supervise(counts)
-            self._start_hooks()
             counts.assigned = self._assign()
         finally:
             for future in waiting:
@@ -164,8 +165,7 @@ class Scheduler:
 
     def _start_hooks(self) -> None:
         """Give hooks to clients, and give up those that no client could take for too long."""
-        with self.store.reading() as connection:
-            starts, given_up = self._hooks.look(connection, self.clock.monotonic())
+        starts, given_up = self._due_hooks
         if starts:
             self._safely(partial(hooks.start, starts=starts))
         if given_up:
@@ -174,6 +174,7 @@ class Scheduler:
     def _assign(self) -> int:
         """Place what can be placed: one snapshot, a pure plan, one transaction that checks what it assumed."""
         made = self._look(wait_for_roots=True)
+        self._start_hooks()
         if made is None:
             with self.store.writing(durable=False) as session:
                 blocklist.step(session)
@@ -204,6 +205,8 @@ class Scheduler:
         besides: roots whose jobs are left out.
         """
         with self.store.reading() as connection:
+            if wait_for_roots:
+                self._due_hooks = self._hooks.look(connection, self.clock.monotonic())
             pending = blocklist.is_pending(connection)
             if pending and wait_for_roots:
                 return None

@@ -35,6 +35,7 @@ from hqueue.config.settings import (
     read_strictly,
     read_values,
     setting,
+    settings_of,
 )
 from hqueue.errors import ConfigError
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 # Sections of an old-style file that hold settings of ours; where two give the same, the first of these wins.
 OLD_SECTIONS = ("main", "app:main", "server:main", "default")
 OLD_SECTION = re.compile(r"default|loggers|handlers|formatters|(logger|handler|formatter)_.*|[a-z-]+:.*", re.IGNORECASE)
+
+
+_LATER = ("expire_jobs_days", "expire_clients_days", "changes_days")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,12 +232,20 @@ def _check_together(
             f"{both[0]}: active_timeout is {texts['active_timeout']} minutes and heartbeat_s is {texts['heartbeat_s']} "
             f"seconds; expected a time-out of at least two heartbeats, or every client is lost again and again."
         )
+    warnings += _not_yet(given, texts)
     if values["email_to"] and not values["smtp_server"]:
         warnings.append(f"{given['email_to'].origin}: email_to is set but smtp_server is not; no mail will be sent.")
     unsigned = [name for name in ("webhook_url", "webhook_hosts") if values[name] and not values["webhook_secret"]]
     warnings += [
         f"{given[name].origin}: {name} is set but webhook_secret is not; calls are not signed." for name in unsigned
     ]
+
+
+def _not_yet(given: Mapping[str, Given], texts: Mapping[str, str]) -> list[str]:
+    """Return a line for each setting that somebody has changed and nothing goes by yet."""
+    defaults = {each.key: each.default for each in settings_of(ServerConfig)}
+    changed = [key for key in _LATER if key in given and texts[key] != defaults[key]]
+    return [f"{given[key].origin}: {key} is kept, but nothing goes by it yet." for key in changed]
 
 
 def _is_old_style(ini: IniFile) -> bool:

@@ -62,9 +62,7 @@ def values_of(part: Part, spec: JobSpec, names: Collection[str] | None = None) -
 
 def is_watched(spec: JobSpec) -> bool:
     """Tell whether anything may follow what happens to a job: a hook, mail or a webhook."""
-    return any(getattr(spec, each.name) for each in _HOOKS) or bool(
-        (spec.email_to or spec.webhook) and spec.email_reasons
-    )
+    return bool((spec.email_to or spec.webhook) and spec.email_reasons) or any(_HOOKS(spec))
 
 
 def watch(session: Session, job_ids: Collection[int]) -> None:
@@ -134,7 +132,9 @@ PROPERTIES: Final[dict[str, tuple[_Place, ...]]] = {
     "webhook": (_column(job_spec.c.webhook, "webhook"),),
     "triesLeft": (_column(job_row.c.tries_left, "tries"), _column(job_spec.c.tries, "tries")),
 }
-_HOOKS: Final = [place for places in PROPERTIES.values() for place in places if place.part is Part.HOOKS]
+_HOOKS: Final = attrgetter(
+    *(place.name for places in PROPERTIES.values() for place in places if place.part is Part.HOOKS)
+)
 _BY_PART: Final = {
     part: [
         (given, place.name, place.value)

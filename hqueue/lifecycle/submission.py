@@ -87,6 +87,7 @@ class Submission:
         self._priorities = self._inherited(lambda index: jobs[index].priority, self._above(found.priorities, 0))
         self._parents_of = self._parents()
         self._statuses, self._unsettled, self._unsuccessful = self._count(self._paused())
+        self._hooks, self._told = self._follows()
         self._is_tree = self._forms_tree()
         self._sums = self._add_up()
         # An edge is stored with the later of its jobs.
@@ -167,7 +168,8 @@ class Submission:
             session.connection.execute(_NO_ROOTS, {"jobs": roots})
         if JobStatus.RUNNABLE in self._statuses:
             session.after_commit(WakeScheduler())
-        self._tell(session)
+        hooks.queue(session, self._hooks)
+        announce(session, self._told)
         for root_id in set(self._found.roots.values()):
             blocklist.reconsider(session, root_id, self.first_id - 1)
         if self._up:
@@ -240,19 +242,17 @@ class Submission:
             )
         return statuses, unsettled, unsuccessful
 
-    def _tell(self, session: Session) -> None:
-        """Have hooks run of jobs that are settled as they come, and people told what the jobs begin with."""
-        everything = bool(session.policy.webhook_url)
-        told: list[Happened] = []
+    def _follows(self) -> tuple[list[tuple[int, Hook]], list[Happened]]:
+        """Return the hooks of jobs that are settled as they come, and what people may wish to hear of."""
         due: list[tuple[int, Hook]] = []
+        told: list[Happened] = []
         for job_id, spec, status, parents in zip(self.ids, self._jobs, self._statuses, self._parents_of, strict=True):
             watched, ends_tree = properties.is_watched(spec), status in SETTLED and not parents
             if watched and status in AT_ONCE:
                 due.append((job_id, AT_ONCE[status]))
-            if watched or (ends_tree and everything):
+            if watched or ends_tree:
                 told.append(Happened(job_id, (status.value,), status, ends_tree=ends_tree))
-        hooks.queue(session, due)
-        announce(session, told)
+        return due, told
 
     def _forms_tree(self) -> bool:
         """Tell whether every new job has one parent at most, and no existing job gets another one."""

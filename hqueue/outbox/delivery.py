@@ -144,10 +144,10 @@ class Post:
     def _put_off(self, row: Any, why: str) -> None:
         if self._clock.steady_ms() - row.made_ms < GIVEN_UP_MS:
             pause_ms = min(_FIRST_PAUSE_MS * 2 ** min(row.attempts, 10), _LONGEST_PAUSE_MS)
-            log.warning("%s to %s is tried again in %d s: %s", self._name, row.address, pause_ms // 1000, why)
+            log.warning("%s to %s is tried again in %d s: %s", self._name, _where(row), pause_ms // 1000, why)
             self._store.write_soon(lambda session: _delay(session, row, pause_ms)).result()
         else:
-            log.error("%s to %s was given up: %s", self._name, row.address, why)
+            log.error("%s to %s was given up: %s", self._name, _where(row), why)
             self._store.write_soon(lambda session: _give_up(session, row, why)).result()
 
     def _opened(self, made: socket.socket) -> None:
@@ -163,6 +163,10 @@ class Post:
                 socket.socket.shutdown(made, socket.SHUT_RDWR)
 
 
+def _where(row: Any) -> str:
+    return row.address or "webhook_url"
+
+
 def _mark(session: Session, rows: Sequence[Any]) -> None:
     these = letter.c.id.in_([row.id for row in rows])
     session.connection.execute(sa.update(letter).where(these).values(sent_ms=session.steady_ms))
@@ -176,7 +180,7 @@ def _delay(session: Session, row: Any, pause_ms: int) -> None:
 def _give_up(session: Session, row: Any, why: str) -> None:
     status = session.connection.execute(sa.select(job.c.status).where(job.c.id == row.job_id)).scalar()
     if status is not None:
-        session.record(row.job_id, "note", status, f"{row.channel} to {row.address} was given up: {why}")
+        session.record(row.job_id, "note", status, f"{row.channel} to {_where(row)} was given up: {why}")
     session.connection.execute(sa.delete(letter).where(letter.c.id == row.id))
 
 

@@ -257,6 +257,18 @@ class TestComplaints:
         assert "line 2: active_timeout is 2 minutes and heartbeat_s is 61 seconds" in message
         assert server("[main]\nheartbeat_s = 60\n").heartbeat_s == 60
 
+    def test_what_nothing_goes_by_yet_is_said_when_it_is_changed(self, server: Callable[..., ServerConfig]) -> None:
+        config = server("[main]\nexpire_jobs_days = 5\nchanges_days = 7\nexpire_clients_days = 0\n")
+        assert [each.partition("line ")[2] for each in config.warnings] == [
+            "2: expire_jobs_days is kept, but nothing goes by it yet.",
+            "4: expire_clients_days is kept, but nothing goes by it yet.",
+        ]
+
+    def test_calls_that_are_not_signed_are_warned_of(self, server: Callable[..., ServerConfig]) -> None:
+        (warning,) = server("[main]\nwebhook_hosts = chat.example.com, 10.0.0.0/8\n").warnings
+        assert "webhook_hosts is set but webhook_secret is not" in warning
+        assert server("[main]\nwebhook_url = https://c.example/x\nwebhook_secret = s\n").warnings == ()
+
     def test_mail_without_a_mail_server_is_warned_of(self, server: Callable[..., ServerConfig]) -> None:
         (warning,) = server("[main]\nemail_to = jörg@example.com\n").warnings
         assert "line 2: email_to is set but smtp_server is not" in warning
@@ -398,6 +410,7 @@ class TestTheOriginalsFiles:
             "14 cache_dir",
             "15 beaker.session.secret",
             "29 sqlalchemy.default.pool_recycle",
+            "18 expire_jobs_days",  # ours, but nothing goes by it yet
         ]
         assert not any("geheim" in warning for warning in warnings)
 
