@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.compiler import SQLCompiler
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 WRITING: Final = "hqueue_writing"  # execution option of the connection that may write
@@ -121,6 +122,12 @@ def insert_row(connection: sa.Connection, table: sa.Table, values: Mapping[str, 
     key = connection.execute(sa.insert(table).values(values)).inserted_primary_key
     assert key is not None  # noqa: S101 - every database gives the id of the row it has just stored
     return int(key[0])
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut a sequence into pieces of a size."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from hqueue.config import client_label
-from hqueue.database import listed
+from hqueue.database import chunks, listed
 from hqueue.errors import PASSING
 from hqueue.lifecycle import blocklist, hooks
 from hqueue.lifecycle.refusals import cap_rests
@@ -22,7 +22,6 @@ from hqueue.live import STALL_S
 from hqueue.matching import Candidate, FitTable, Plan, plan
 from hqueue.schema import client, job, run
 from hqueue.states import Cause, JobEvent, JobStatus
-from hqueue.store import chunks
 from hqueue.views.farmview import run_times
 from hqueue.waiting import ABANDONED, Abandoned, Firsts, WaitingHooks
 

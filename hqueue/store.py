@@ -61,7 +61,6 @@ __all__ = [
     "Store",
     "WakeClient",
     "WakeScheduler",
-    "chunks",
 ]
 
 T = TypeVar("T")
@@ -394,9 +393,3 @@ class Store:
         if writer is not None:
             writer.invalidate()
             writer.close()
-
-
-def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Cut a sequence into pieces of a size."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

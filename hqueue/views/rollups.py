@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from hqueue.database import listed
+from hqueue.database import chunks, listed
 from hqueue.lifecycle.runs import fraction
 from hqueue.protocol import EXITED
 from hqueue.schema import job, job_edge, run
 from hqueue.states import SETTLED, JobStatus
-from hqueue.store import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,7 +28,7 @@ from hqueue.errors import (
 from hqueue.failures import kind_of
 from hqueue.remote import Epoch
 from hqueue.schema import client_group, event, job, metadata, requirement
-from hqueue.store import RunBulk, Store, WakeClient, WakeScheduler, chunks
+from hqueue.store import RunBulk, Store, WakeClient, WakeScheduler
 from tests.fakes import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -769,10 +769,10 @@ class TestSQLite:
 
 def test_chunks_cover_everything_once() -> None:
     items = list(range(2 * 50 + 1))
-    parts = list(chunks(items, 50))
+    parts = list(database.chunks(items, 50))
     assert [len(part) for part in parts] == [50, 50, 1]
     assert [item for part in parts for item in part] == items
-    assert list(chunks([], 50)) == []
+    assert list(database.chunks([], 50)) == []
 
 
 def test_statements_with_very_many_values(farm: StoreFarm) -> None:
