@@ -290,7 +290,7 @@ def _number_is_wrong(submission: Submission, there: list[int]) -> str:
         return "it was stored more than once"
     if len(set(there)) > 1:
         return f"{there.count(1)} of its {len(there)} jobs are there"
-    if submission.deleted and there[0]:
+    if submission.deleted and there[0] and not submission.rescheduled:
         return "it was deleted, and is there"
     if submission.acknowledged and not submission.delete_asked and not there[0]:
         return "it was acknowledged, and is not there"

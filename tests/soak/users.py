@@ -36,6 +36,7 @@ class Submission:
     ids: list[int] = field(default_factory=list)  # of those submitted at the top
     acknowledged: bool = False
     refused: bool = False  # "nothing was changed"; by the only call that there was
+    rescheduled: bool = False  # perhaps later than its delete found its jobs settled: that leaves them alone then
     touched: bool = False  # a cancel was asked for, so its jobs may end otherwise than their commands
     delete_asked: bool = False
     deleted: bool = False
@@ -121,6 +122,7 @@ class User(threading.Thread):
             if known:
                 chosen = self._chances.choice(known)
                 chosen.touched |= method == "cancelJobs"
+                chosen.rescheduled |= method == "rescheduleJobs"
                 self._call(method, chosen.ids)
 
         return act
