@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import sqlalchemy as sa
 
+from hqueue.database import listed
 from hqueue.schema import job, letter
 from hqueue.service import PeriodicService
 
@@ -168,8 +169,8 @@ def _where(row: Any) -> str:
 
 
 def _mark(session: Session, rows: Sequence[Any]) -> None:
-    these = letter.c.id.in_([row.id for row in rows])
-    session.connection.execute(sa.update(letter).where(these).values(sent_ms=session.steady_ms))
+    sent = sa.update(letter).where(letter.c.id.in_(listed("letters"))).values(sent_ms=session.steady_ms)
+    session.connection.execute(sent, {"letters": [row.id for row in rows]})
 
 
 def _delay(session: Session, row: Any, pause_ms: int) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ERROR = SystemExit("krank")
 
 
-def boom(*_: Any) -> Any:
+def boom(*_: Any, **__: Any) -> Any:
     """Be what kills the thread in which it is called."""
     raise ERROR
 

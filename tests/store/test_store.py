@@ -762,9 +762,11 @@ class TestSQLite:
                 add_group(session, f"{n}" * 5_000)
         sqlite_store._reserve.give_up()
         size = path.stat().st_size
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
-        sqlite_store.checkpoint()
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
+            sqlite_store.checkpoint()
         assert (path.stat().st_size > size) is (free_bytes > 0)
+        sqlite_store._reserve.renew()
 
 
 def test_chunks_cover_everything_once() -> None:
