@@ -70,10 +70,10 @@ class Path:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry the messages of one connection."""
-        onwards: _Streams | None = None
+        onwards: list[_Streams] = []  # the connection to the server, once there is one
         try:
             while message := await _message(reader):
-                onwards, answer = await self._carry(message, onwards)
+                answer = await self._carry(message, onwards)
                 if not answer:
                     return
                 writer.write(answer)
@@ -81,34 +81,34 @@ class Path:
         except (OSError, EOFError, ValueError, asyncio.CancelledError):
             return
         finally:
-            for each in (writer, *([onwards[1]] if onwards else [])):
+            for each in (writer, *(stream for _, stream in onwards)):
                 each.close()
 
-    async def _carry(self, message: bytes, onwards: _Streams | None) -> tuple[_Streams | None, bytes]:
-        """Return the connection to go on with and the answer; no answer: the caller's connection is closed."""
+    async def _carry(self, message: bytes, onwards: list[_Streams]) -> bytes:
+        """Return the answer; no answer: the caller's connection is to be closed."""
         network, chances = self._network, self._network.chances
         await self._silence()
         if self.cut:
-            return onwards, b""
+            return b""
         fate = 1.0 if network.calm.is_set() else chances.random()
         if fate < 0.02:
             network.counts["requests lost"] += 1
-            return onwards, b""
+            return b""
         if fate < 0.10:
             network.counts["messages delayed"] += 1
             await asyncio.sleep(chances.uniform(0.05, 1.0))
-        if onwards is None:
-            onwards = await asyncio.open_connection("127.0.0.1", network.server_port)
-        answer = await _exchange(message, onwards)
+        if not onwards:
+            onwards.append(await asyncio.open_connection("127.0.0.1", network.server_port))
+        answer = await _exchange(message, onwards[0])
         if fate > 0.96 and fate != 1.0:
             network.counts["messages repeated"] += 1
             self._later(self._repeat(message, chances.uniform(0.0, 3.0)))
         elif fate > 0.94 and fate != 1.0:
             network.counts["answers lost"] += 1
-            return onwards, b""
+            return b""
         await self._silence()
         network.counts["messages passed"] += 1
-        return onwards, answer
+        return answer
 
     async def _silence(self) -> None:
         """Wait until it is over."""
