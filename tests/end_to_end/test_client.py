@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from tests.farm import eventually
 from tests.farmserver import PATIENCE_S, Farm
 
 if TYPE_CHECKING:
@@ -488,7 +489,9 @@ class TestWishes:
         farm.wish(token, "halt")
         farm.until(lambda: farm.listed[token].wish == 1)
         assert farm.listed[token].state == "halted"
-        assert {psutil.Process(each).status() for each in (pid, far)} == {psutil.STATUS_STOPPED}
+        # A signal that was sent takes effect when its process runs the next time.
+        both = [psutil.Process(each) for each in (pid, far)]
+        eventually(lambda: all(each.status() == psutil.STATUS_STOPPED for each in both), "both to stop")
         client.kill()
         client.start()
         beats = len(farm.heartbeats)

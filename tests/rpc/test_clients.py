@@ -33,10 +33,13 @@ def labels(found):
 class TestAsking:
     def test_all_or_those_asked_for_in_that_order(self, api, machines):
         assert labels(api.getClients()) == labels(api.getClients(None, ["label"])) == LABELS
-        assert labels(api.getClients([machines[3].id, 99, str(machines[0].id)], ["label"])) == [LABELS[3], LABELS[0]]
+        assert labels(api.getClients([machines[3].id, 987654321, str(machines[0].id)], ["label"])) == [
+            LABELS[3],
+            LABELS[0],
+        ]
         assert api.getClients([]) == []
         assert api.getClient(machines[1].id, ["label", "id"]) == {"label": LABELS[1], "id": machines[1].id}
-        assert api.getClient(99) is api.getClient(10**30) is None
+        assert api.getClient(987654321) is api.getClient(10**30) is None
         assert set(api.getClient(machines[0].id)) == set(CLIENT_ATTRIBUTES)
 
     def test_a_forgotten_client_is_hidden(self, api, machines):
@@ -176,7 +179,7 @@ class TestAttributes:
             "available": True,
         }
         assert api.getJobIdsAssignedToClient(machine.id) == [ids[0], ids[2]]
-        assert api.getJobIdsAssignedToClient(99) == []
+        assert api.getJobIdsAssignedToClient(987654321) == []
 
     @pytest.mark.parametrize(
         ("change", "state", "words"),
@@ -215,7 +218,7 @@ class TestHistory:
         assert api.getJobHistory(machine.id, 2) == [ids[0], ids[2]]
         assert api.getJobHistory(machine.id, 0) == api.getJobHistory(machine.id, -1) == []
         assert api.getJobHistory(machine.id, 10**30) == [ids[0], ids[2], ids[1]]
-        assert api.getJobHistory(other.id) == api.getJobHistory(99) == []
+        assert api.getJobHistory(other.id) == api.getJobHistory(987654321) == []
 
     def test_five_without_a_limit(self, api):
         machine = api.farm.machine(cpus=99)
@@ -245,8 +248,8 @@ class TestChanging:
     def test_describing(self, api, machines):
         assert api.setClientDescription(machines[0].id, "Fenster\x07platz") is True
         assert api.getClient(machines[0].id, ["description"]) == {"description": "Fensterplatz"}
-        with pytest.raises(errors.UnknownClientError, match="client_id is 99"):
-            api.setClientDescription(99, "x")
+        with pytest.raises(errors.UnknownClientError, match="client_id is 987654321"):
+            api.setClientDescription(987654321, "x")
 
     def test_only_lost_clients_can_be_removed(self, api, machines):
         with pytest.raises(errors.InvalidArgumentError, match=r"client 1 \(farm-ü\) still reports"):
@@ -260,7 +263,7 @@ class TestChanging:
         with pytest.raises(errors.InvalidArgumentError):
             api.removeClients([machines[0].id, machines[1].id])
         assert api.getClient(machines[0].id, ["id"]) is not None
-        assert api.removeClients([machines[0].id, 99]) is True
+        assert api.removeClients([machines[0].id, 987654321]) is True
         assert api.getClient(machines[0].id) is None
         assert api.getJob(job_id, ["status"]) == {"status": "runnable"}
         (thread,) = api.getNoteThreads()

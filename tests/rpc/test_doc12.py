@@ -73,7 +73,7 @@ def test_doc12_getClient(api):
     # "Convenience function for getClients(). Return a dictionary of attributes for the specified client."
     assert api.getClient(machine.id) == api.getClients([machine.id])[0]
     assert api.getClient(machine.id, ["hostname"]) == {"hostname": "farm-ü"}
-    assert api.getClient(99) is None
+    assert api.getClient(987654321) is None
 
 
 def test_doc12_getClientByHostname(api):
@@ -92,7 +92,7 @@ def test_doc12_getClientGroups(api):
     assert api.getClientGroups() == api.getClientGroups(None) == api.getClientGroups([first, second]) == every
     # "each dictionary contains the attributes for a client group specified in group_ids"
     assert api.getClientGroups([second]) == every[1:]
-    assert api.getClientGroups([99]) == []
+    assert api.getClientGroups([987654321]) == []
     # "You can optionally set the attribs argument to a list of client group attributes"
     for name in ("clients", "id", "name"):
         assert api.getClientGroups(None, [name]) == [{name: each[name]} for each in every]
@@ -241,7 +241,7 @@ def test_doc12_getinfo(api):
     assert (info["root"], info["parents"], info["children"], info["priority"]) == (parent, [parent], [], 4)
     assert None not in {info["startTime"], info["endTime"], info["cmdStartTime"], info["cmdEndTime"]}
     # "Return None if id is not a valid job id."
-    assert api.getinfo(99) is None
+    assert api.getinfo(987654321) is None
 
 
 def test_doc12_getJob(api):
@@ -249,7 +249,7 @@ def test_doc12_getJob(api):
     # "Convenience function for getJobs(). Return a dictionary of attributes for the specified job."
     assert api.getJob(job_id) == api.getJobs([job_id])[0]
     assert api.getJob(job_id, ["name"]) == {"name": "x"}
-    assert api.getJob(99) is None
+    assert api.getJob(987654321) is None
 
 
 def test_doc12_getJobHistory(api):
@@ -291,7 +291,7 @@ def test_doc12_getJobOutput(api):
     assert api.getJobOutput(job_id, 1000) == "Bild 1: größer\n"
     # "If max_last_chars is less than one or is not specified, then the entire output log is returned."
     assert api.getJobOutput(job_id, 0) == api.getJobOutput(job_id, -5) == "Bild 1: größer\n"
-    assert api.getJobOutput(99) is None
+    assert api.getJobOutput(987654321) is None
 
 
 def test_doc12_getJobs(api):
@@ -424,7 +424,7 @@ def test_doc12_getoutput(api):
     api.run(job_id, machine, "Ausgabe")
     assert api.getoutput(job_id) == "Ausgabe"
     # "Return None if id is not a valid job id."
-    assert api.getoutput(99) is None
+    assert api.getoutput(987654321) is None
 
 
 def test_doc12_getPausedJobStatusNames(api):
@@ -452,7 +452,7 @@ def test_doc12_getprogress(api):
     numerator, denominator = api.getprogress(job_id)
     assert numerator / denominator == 1.0
     # "Return None if id is not a valid job id."
-    assert api.getprogress(99) is None
+    assert api.getprogress(987654321) is None
 
 
 def test_doc12_getRescheduledEventNames(api):
@@ -493,7 +493,7 @@ def test_doc12_getstatus(api):
     job_id = api.newjob({"name": "x", "command": "c"})[0]
     assert api.getstatus(job_id) == "runnable"
     # "Return None if id is not a valid job id."
-    assert api.getstatus(99) is None
+    assert api.getstatus(987654321) is None
 
 
 def test_doc12_getSucceededStatusNames(api):
@@ -533,7 +533,7 @@ def test_doc12_newjob(api):
     parent = api.newjob(spec, None, [2, 3])[0]
     assert api.getJob(parent, ["children", "parents"]) == {"children": [2, 3], "parents": []}
     with pytest.raises(errors.UnknownJobError):
-        api.newjob(spec, 99)
+        api.newjob(spec, 987654321)
 
 
 def test_doc12_ping(api):
@@ -550,7 +550,7 @@ def thread_of_three(api):
 def test_doc12_removeNotes(api):
     thread_of_three(api)
     # "An array of note ids that could not be deleted is returned."
-    assert api.removeNotes([99]) == [99]
+    assert api.removeNotes([987654321]) == [987654321]
     # "you must put the note id of the first note in a thread after the note ids of all the other notes"
     assert api.removeNotes([1, 2]) == [1]
     assert api.removeNotes([3, 1]) == []
@@ -561,7 +561,7 @@ def test_doc12_removeSingleNote(api):
     thread_of_three(api)
     assert api.removeSingleNote(2) is True
     assert [note["text"] for note in api.getNoteThreads()[0]["notes"]] == ["eins", "drei"]
-    assert api.removeSingleNote(99) is False
+    assert api.removeSingleNote(987654321) is False
 
 
 def test_doc12_removeSingleThread(api):
@@ -576,7 +576,7 @@ def test_doc12_removeThreads(api):
     thread_of_three(api)
     api.addNote("anderer")
     # "An array of thread ids that could not be deleted is returned."
-    assert api.removeThreads([1, 99]) == [99]
+    assert api.removeThreads([1, 987654321]) == [987654321]
     assert api.getNoteThreadIds() == [2]
 
 

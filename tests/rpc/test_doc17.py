@@ -65,7 +65,7 @@ def test_doc17_getJobIdsAssignedToClient(api, running):
     job_id, machine = running
     assert api.getJobIdsAssignedToClient(machine.id) == [job_id]
     machine.end(job_id)
-    assert api.getJobIdsAssignedToClient(machine.id) == api.getJobIdsAssignedToClient(99) == []
+    assert api.getJobIdsAssignedToClient(machine.id) == api.getJobIdsAssignedToClient(987654321) == []
 
 
 def test_doc17_readJobOutput(api, running):
@@ -77,7 +77,7 @@ def test_doc17_readJobOutput(api, running):
         piece = api.readJobOutput(job_id, offset, 7)
         text, offset = text + piece["text"], piece["next"]
     assert text == api.getJobOutput(job_id) == "erste Zeile\nzweite Zeile: größer\n"
-    assert api.readJobOutput(99) is None
+    assert api.readJobOutput(987654321) is None
 
 
 def test_doc17_getNumWaitingJobs(api):
@@ -89,7 +89,7 @@ def test_doc17_getNumWaitingJobs(api):
 
 def test_doc17_pauseJobs(api, running):
     job_id, machine = running
-    assert api.pauseJobs([job_id, 99]) is True
+    assert api.pauseJobs([job_id, 987654321]) is True
     assert status(api, job_id) == "pausing"
     machine.beat()
     machine.obey()
@@ -148,7 +148,7 @@ def test_doc17_getPermittedClientsList(api, running):
     job_id, _ = running
     api.farm.machine("farm-ö", name="zwei")
     assert api.getPermittedClientsList(job_id) == ["farm-ü", "farm-ö:zwei"]
-    assert api.getPermittedClientsList(99) is None
+    assert api.getPermittedClientsList(987654321) is None
 
 
 def test_doc17_savePermittedClientsList(api, running):
@@ -193,7 +193,7 @@ def test_doc17_getClientByName(api, running):
 def test_doc17_getClientGroup(api):
     group = api.createClientGroup("schnell")
     assert api.getClientGroup(group) == {"clients": [], "id": group, "name": "schnell"}
-    assert api.getClientGroup(99) is None
+    assert api.getClientGroup(987654321) is None
 
 
 def test_doc17_getClientGroupByName(api):
@@ -222,7 +222,7 @@ def test_doc17_addClientToGroup(api, running):
     assert api.addClientToGroup(group, running[1].id) is True
     assert api.getClientGroup(group, ["clients"]) == {"clients": [running[1].id]}
     with pytest.raises(errors.UnknownClientError):
-        api.addClientToGroup(group, 99)
+        api.addClientToGroup(group, 987654321)
 
 
 def test_doc17_removeClientFromGroup(api, running):
@@ -278,7 +278,7 @@ def test_doc17_getServerErrors(api):
 
 def test_doc17_getClientErrors(api, running):
     job_id, machine = running
-    assert api.getClientErrors(99) == {}
+    assert api.getClientErrors(987654321) == {}
     assert api.getClientErrors(machine.id) == {"total": 0, "errors": []}
     machine.refuse(job_id)
     (error,) = api.getClientErrors(machine.id)["errors"]
@@ -295,14 +295,14 @@ def test_doc17_clearBlocks(api):
         machine.end(frame, 1)
     api.farm.tick()
     assert api.getJob(frames[3], ["waitingFor"])["waitingFor"] == "waits for a client: 1 lost; 1 blocked after failures"
-    assert api.clearBlocks([99]) is True
+    assert api.clearBlocks([987654321]) is True
     assert api.clearBlocks([frames[3]]) is True
     api.farm.tick()
     assert api.getJob(frames[3], ["status"]) == {"status": "running"}
 
 
 def test_doc17_upgradeClients(api, running):
-    assert api.upgradeClients([99]) is True
+    assert api.upgradeClients([987654321]) is True
     with pytest.raises(errors.UnsupportedError, match=r"client 1 \(farm-ü\) has version 1\.0\.0"):
         api.upgradeClients([running[1].id])
 
@@ -360,7 +360,7 @@ def test_doc17_getFailures(api):
     ]
     assert len(api.getFailures(middle, 1)["failures"]) == len(api.getFailures(str(middle), "1")["causes"]) == 1
     assert api.getFailures(children[-1]) == {"failed": 0, "failures": [], "causes": []}
-    assert api.getFailures(99) is None
+    assert api.getFailures(987654321) is None
     with pytest.raises(InvalidArgumentError, match="limit is -1"):
         api.getFailures(top, -1)
 
@@ -379,7 +379,7 @@ def test_doc17_explainJob(api):
     explained = api.explainJob(other)
     assert explained["clients"]["reasons"] == [{"reason": "disabled", "count": 1, "examples": ["farm-ü"]}]
     assert explained["summary"] == api.getJob(other)["waitingFor"] == "waits for a client: 1 disabled"
-    assert api.explainJob(99) is None
+    assert api.explainJob(987654321) is None
 
 
 def test_doc17_setAvailabilityRules(api):
@@ -392,8 +392,8 @@ def test_doc17_setAvailabilityRules(api):
         errors.InvalidArgumentError, match=r"rules\[0\].start is '25:00', but a time from 00:00 to 23:59"
     ):
         api.setAvailabilityRules(machine.id, [{"type": "time", "start": "25:00", "end": "04:00"}])
-    with pytest.raises(errors.UnknownClientError, match="client_id is 99"):
-        api.setAvailabilityRules(99, [])
+    with pytest.raises(errors.UnknownClientError, match="client_id is 987654321"):
+        api.setAvailabilityRules(987654321, [])
 
 
 def test_doc17_createResource(api):

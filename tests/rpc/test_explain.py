@@ -235,5 +235,5 @@ def test_an_unknown_group_or_client_is_a_fault_where_something_is_added(api):
     machine = api.farm.machine()
     with pytest.raises(errors.UnknownGroupError, match="group_id is 7"):
         api.addClientToGroup(7, machine.id)
-    with pytest.raises(errors.UnknownClientError, match="client_id is 99"):
-        api.addClientToGroup(api.createClientGroup("licht"), 99)
+    with pytest.raises(errors.UnknownClientError, match="client_id is 987654321"):
+        api.addClientToGroup(api.createClientGroup("licht"), 987654321)

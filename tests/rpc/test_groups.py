@@ -18,9 +18,9 @@ def test_groups_and_their_members(api_everywhere):
         {"clients": [first.id, second.id], "id": sim, "name": "Sim, schnell; ü"},
         {"clients": [], "id": fast, "name": "schnell"},
     ]
-    assert api.getClientGroups([fast, 99, sim], ["name"]) == [{"name": "schnell"}, {"name": "Sim, schnell; ü"}]
+    assert api.getClientGroups([fast, 987654321, sim], ["name"]) == [{"name": "schnell"}, {"name": "Sim, schnell; ü"}]
     assert api.getClientGroup(fast, ["id"]) == {"id": fast}
-    assert api.getClientGroup(99) is None
+    assert api.getClientGroup(987654321) is None
     assert api.getClientGroupByName("schnell", ["id", "clients"]) == {"id": fast, "clients": []}
     assert api.getClientGroupByName("Schnell") is None
     assert api.removeClientFromGroup(sim, first.id) is True
@@ -60,12 +60,12 @@ def test_what_is_no_name(api, name):
 def test_what_does_not_exist_cannot_be_joined(api, method):
     machine = api.farm.machine()
     group = api.createClientGroup("g")
-    with pytest.raises(errors.UnknownGroupError, match="group_id is 99"):
-        api.call(method, 99, machine.id)
-    with pytest.raises(errors.UnknownClientError, match="client_id is '99'"):
-        api.call(method, group, "99")
-    with pytest.raises(errors.UnknownGroupError, match="id is 99"):
-        api.deleteClientGroup(99)
+    with pytest.raises(errors.UnknownGroupError, match="group_id is 987654321"):
+        api.call(method, 987654321, machine.id)
+    with pytest.raises(errors.UnknownClientError, match="client_id is '987654321'"):
+        api.call(method, group, "987654321")
+    with pytest.raises(errors.UnknownGroupError, match="id is 987654321"):
+        api.deleteClientGroup(987654321)
 
 
 def test_unknown_attributes_are_faults(api):
