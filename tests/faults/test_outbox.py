@@ -16,9 +16,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import AuthResult
 
 from hqueue.outbox import addresses
 from hqueue.outbox.mail import Mailer
@@ -28,6 +25,12 @@ from tests.fakes import PATIENCE_S
 from tests.farm import eventually, free_port, running_farm
 from tests.store.test_outbox import Box
 from tests.storefarm import settings
+
+for _name in ("trustme", "aiosmtpd"):
+    pytest.importorskip(_name, reason=f"not installed: {_name} (pip install '.[dev]')")
+import trustme  # noqa: E402 - see above
+from aiosmtpd.controller import Controller  # noqa: E402
+from aiosmtpd.smtp import AuthResult  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
