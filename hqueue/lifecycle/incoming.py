@@ -141,8 +141,9 @@ class Incoming:
                 self._store.flush()
                 return known
             found.plan()
-            self._store_in_steps(found)
+            self._store_in_steps(lane, found)
             with self._store.writing() as session:
+                _check_range(session, lane, found)
                 if repeats.find(session, key) is None and found.still_holds(session):
                     found.join(session)
                     repeats.keep(session, key, found.ids)
@@ -152,12 +153,13 @@ class Incoming:
         with self._store.writing() as session:
             return submit(session, graph, parent_id, child_ids)
 
-    def _store_in_steps(self, found: Submission) -> None:
+    def _store_in_steps(self, lane: int, found: Submission) -> None:
         pieces = deque(range(at, min(at + _PIECE, len(found.ids))) for at in range(0, len(found.ids), _PIECE))
         while pieces:
             if self._stopping.is_set():
                 raise StoreUnavailableError("the server is stopping and nothing was changed; try again shortly")
             with self._store.writing(durable=False) as session:
+                _check_range(session, lane, found)
                 end = self._clock.monotonic() + _STEP_S
                 found.store(session, pieces.popleft())
                 while pieces and self._clock.monotonic() < end:
@@ -175,6 +177,15 @@ class Incoming:
                     session.connection.execute(remove, {"low": low, "high": last})
                 last = low - 1 if low > first else 0
                 _set_range(session, lane, first if last else 0, last)
+
+
+def _check_range(session: Session, lane: int, found: Submission) -> None:
+    """Refuse to go on where another server has had the store meanwhile: it has removed what was there.
+
+    Errors: StoreUnavailableError.
+    """
+    if session.connection.execute(_RANGE, {"key_lane": lane}).one() != (found.ids[0], found.ids[-1]):
+        raise StoreUnavailableError("another server had the store meanwhile and nothing was changed; try again shortly")
 
 
 def _set_range(session: Session, lane: int, first: int, last: int) -> None:

@@ -13,14 +13,16 @@ from hqueue.errors import InvalidSpecError, StoreUnavailableError, UnknownJobErr
 from hqueue.lifecycle import incoming
 from hqueue.lifecycle.bulk import Action
 from hqueue.lifecycle.incoming import Incoming
+from hqueue.lifecycle.submission import Submission
 from hqueue.schema import event, job, job_edge, job_row, job_spec
 from hqueue.schema import incoming as ranges
+from hqueue.store import WakeScheduler
 from tests.farm import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hqueue.store import Store
+    from hqueue.store import Session, Store
     from tests.fakes import FakeClock
     from tests.storefarm import StoreFarm
 
@@ -41,8 +43,8 @@ class Steps:
     def _stored(self, whole: Any) -> Any:
         """Let the last step of each submission, which makes it visible, find what `between` has done."""
 
-        def store(found: Any) -> None:
-            whole(found)
+        def store(lane: int, found: Any) -> None:
+            whole(lane, found)
             self.number += 1
             self.between(self.number)
 
@@ -197,6 +199,35 @@ def test_the_next_start_removes_what_a_crash_left(farm: StoreFarm, steps: Steps,
     for told in again.tidy():
         told.result(PATIENCE_S)
     again.stop()
+    assert_nothing_is_left(farm.store)
+
+
+@pytest.mark.parametrize("count", [MANY, 2 * MANY], ids=["at its last step", "between two steps"])
+def test_another_server_that_stands_in_removes_it(
+    farm: StoreFarm, steps: Steps, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    def stand_in(_: object = None) -> None:
+        other = Incoming(farm.store, clock, lambda _: None)
+        other.start()
+        for told in other.tidy():
+            told.result(PATIENCE_S)
+        other.stop()
+
+    if count == MANY:
+        steps.between = stand_in
+    else:
+        whole, stored = Submission.store, []
+
+        def store(found: Submission, session: Session, indexes: range) -> None:
+            whole(found, session, indexes)
+            stored.append(indexes)
+            if len(stored) == 3:  # the next step begins after that
+                session.after_commit(WakeScheduler())
+
+        monkeypatch.setattr(Submission, "store", store)
+        monkeypatch.setattr(farm.store, "on_commit", lambda _: stand_in() if len(stored) == 3 else None)
+    with pytest.raises(StoreUnavailableError, match="another server"):
+        steps.submit(tree(count))
     assert_nothing_is_left(farm.store)
 
 
